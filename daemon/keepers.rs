@@ -1,0 +1,234 @@
+//! A keeper for every job that is to run here: who needs one, who must wait.
+//!
+//! Decided from names alone, every time anew: a delivered job that is neither
+//! over, ended nor cancelled, and whose `running/<msgid>` nobody holds. Keepers
+//! outlive the daemon (each makes its own session); those of an earlier daemon
+//! are found by their locks. Invariants: never two of ours for one job, never
+//! more for a peer than its quota, and one that gets nowhere is started again
+//! only after a growing pause.
+
+use crate::child::how;
+use spool::clock::Rng;
+use spool::fs::Fs;
+use spool::layout::{MESSAGE, Owner, Place, running};
+use spool::look::{self, Ages};
+use spool::name::{MsgId, Role, Username};
+use spool::phase::RecipientSeen;
+use spool::retry::{Backoff, Ceiling};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Jobs that are looked at in one go, so that nothing else is kept waiting.
+const LOOKS_MAX: usize = 256;
+/// How often the locks of keepers that are not our children are looked at.
+const FOREIGN_APART: Duration = Duration::from_secs(1);
+
+/// How far a job has come, as its keeper moves it.
+type Stage = (bool, bool, bool, bool);
+
+fn stage(seen: &RecipientSeen) -> Stage {
+    (seen.started, seen.outputs_ended, seen.exit, seen.control_ended)
+}
+
+/// A keeper that lives.
+struct Running {
+    peer: Username,
+    /// Ours, with the stage at its start; `None` if an earlier daemon started it.
+    ours: Option<(Child, Stage)>,
+}
+
+/// Keepers that came to their end without getting anywhere.
+struct Failed {
+    backoff: Backoff,
+    /// Not before this.
+    at: Duration,
+}
+
+/// All keepers of this spool.
+pub(crate) struct Keepers {
+    program: PathBuf,
+    ages: Ages,
+    quotas: HashMap<Username, usize>,
+    quota: usize,
+    running: HashMap<MsgId, Running>,
+    /// By peer, in order of birth.
+    waiting: HashMap<Username, BTreeSet<(u64, MsgId)>>,
+    failed: HashMap<MsgId, Failed>,
+    unseen: VecDeque<MsgId>,
+    retries: BTreeSet<(Duration, MsgId)>,
+    foreign_at: Duration,
+}
+
+impl Keepers {
+    pub(crate) fn new(program: &Path, ages: Ages) -> Keepers {
+        Keepers {
+            program: program.to_path_buf(),
+            ages,
+            quotas: HashMap::new(),
+            quota: spool::home::Quota::default().jobs,
+            running: HashMap::new(),
+            waiting: HashMap::new(),
+            failed: HashMap::new(),
+            unseen: VecDeque::new(),
+            retries: BTreeSet::new(),
+            foreign_at: Duration::ZERO,
+        }
+    }
+
+    /// Takes over what the configuration says.
+    pub(crate) fn set_bounds(&mut self, ages: Ages, quotas: HashMap<Username, usize>) {
+        (self.ages, self.quotas) = (ages, quotas);
+    }
+
+    /// A job may need a keeper: something happened there.
+    pub(crate) fn look(&mut self, msgid: MsgId) {
+        if !self.running.contains_key(&msgid) && self.unseen.front() != Some(&msgid) {
+            self.unseen.push_front(msgid);
+        }
+    }
+
+    /// These jobs may need keepers: a scan found them.
+    pub(crate) fn look_later(&mut self, msgids: impl Iterator<Item = MsgId>) {
+        self.unseen.extend(msgids);
+    }
+
+    /// Does what is due; says which jobs lost their keeper.
+    pub(crate) fn tick(&mut self, fs: &dyn Fs, now: Duration, rng: &dyn Rng) -> Vec<MsgId> {
+        let mut lost = Vec::new();
+        if now >= self.foreign_at {
+            self.foreign_at = now + FOREIGN_APART;
+            let ended = |(msgid, keeper): (&MsgId, &Running)| {
+                (keeper.ours.is_none() && !fs.is_locked(&running(*msgid)).unwrap_or(true)).then_some(*msgid)
+            };
+            let ended: Vec<MsgId> = self.running.iter().filter_map(ended).collect();
+            for msgid in ended {
+                self.running.remove(&msgid);
+                self.unseen.push_front(msgid);
+                lost.push(msgid);
+            }
+        }
+        while let Some(&(at, msgid)) = self.retries.first().filter(|(at, _)| *at <= now) {
+            self.retries.remove(&(at, msgid));
+            self.unseen.push_front(msgid);
+        }
+        for _ in 0..LOOKS_MAX {
+            let Some(msgid) = self.unseen.pop_front() else { break };
+            self.examine(fs, msgid, now);
+        }
+        self.start(fs, now, rng);
+        lost
+    }
+
+    /// Looks which of our keepers have ended; says of which jobs.
+    pub(crate) fn reap(&mut self, fs: &dyn Fs, now: Duration, rng: &dyn Rng) -> Vec<MsgId> {
+        let mut ended = Vec::new();
+        for (msgid, keeper) in &mut self.running {
+            if let Some((child, stage)) = &mut keeper.ours
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                ended.push((*msgid, *stage, status));
+            }
+        }
+        for (msgid, before, status) in &ended {
+            self.running.remove(msgid);
+            self.unseen.push_front(*msgid);
+            match self.seen(fs, *msgid) {
+                Some((_, seen)) if seen.wants_keeper() && stage(&seen) == *before => {
+                    self.got_nowhere(*msgid, &how(*status), now, rng)
+                }
+                _ => drop(self.failed.remove(msgid)),
+            }
+        }
+        ended.into_iter().map(|(msgid, _, _)| msgid).collect()
+    }
+
+    /// When something is due.
+    pub(crate) fn wake(&self) -> Option<Duration> {
+        let foreign = self.running.values().any(|keeper| keeper.ours.is_none()).then_some(self.foreign_at);
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let unseen = (!self.unseen.is_empty()).then_some(Duration::ZERO);
+        [foreign, retry, unseen].into_iter().flatten().min()
+    }
+
+    /// Lets go of all keepers, which live on; those that are our children are still to be waited for.
+    pub(crate) fn leave(&mut self) -> Vec<Child> {
+        self.running.drain().filter_map(|(_, keeper)| Some(keeper.ours?.0)).collect()
+    }
+
+    /// What is there of a job that we run, if it may need a keeper at all.
+    fn seen(&self, fs: &dyn Fs, msgid: MsgId) -> Option<(Owner, RecipientSeen)> {
+        let dir = Place::Jobs.dir(msgid);
+        // The cheapest question first: a job of ours and a tombstone have no message.
+        if !fs.exists(&format!("{dir}/{MESSAGE}")) {
+            return None;
+        }
+        let owner = Owner::read(fs, &dir).filter(|owner| owner.role == Role::Recipient)?;
+        match look::recipient(fs, msgid, &self.ages, Some(&owner), true) {
+            Ok(seen) => Some((owner, seen)),
+            Err(error) => {
+                tracing::warn!("{msgid}: {error}");
+                None
+            }
+        }
+    }
+
+    fn examine(&mut self, fs: &dyn Fs, msgid: MsgId, now: Duration) {
+        if self.running.contains_key(&msgid) || self.failed.get(&msgid).is_some_and(|failed| failed.at > now) {
+            return;
+        }
+        match self.seen(fs, msgid) {
+            Some((owner, seen)) if seen.keeper => {
+                self.running.insert(msgid, Running { peer: owner.username, ours: None });
+            }
+            Some((owner, seen)) if seen.wants_keeper() => {
+                self.waiting.entry(owner.username).or_default().insert((owner.born, msgid));
+            }
+            _ => drop(self.failed.remove(&msgid)),
+        }
+    }
+
+    fn start(&mut self, fs: &dyn Fs, now: Duration, rng: &dyn Rng) {
+        let peers: Vec<Username> = self.waiting.keys().cloned().collect();
+        for peer in peers {
+            let quota = self.quotas.get(&peer).copied().unwrap_or(self.quota);
+            let mut room = quota.saturating_sub(self.running.values().filter(|keeper| keeper.peer == peer).count());
+            while room > 0 {
+                let Some((_, msgid)) = self.waiting.get_mut(&peer).and_then(BTreeSet::pop_first) else { break };
+                // It may have waited for long: what was seen then may be past.
+                if let Some((_, seen)) = self.seen(fs, msgid).filter(|(_, seen)| seen.wants_keeper())
+                    && self.start_one(msgid, &peer, stage(&seen), now, rng)
+                {
+                    room -= 1;
+                }
+            }
+            if self.waiting.get(&peer).is_some_and(BTreeSet::is_empty) {
+                self.waiting.remove(&peer);
+            }
+        }
+    }
+
+    fn start_one(&mut self, msgid: MsgId, peer: &Username, stage: Stage, now: Duration, rng: &dyn Rng) -> bool {
+        let mut command = Command::new(&self.program);
+        command.arg("keeper").arg(msgid.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+        match command.spawn() {
+            Ok(child) => {
+                let ours = Some((child, stage));
+                self.running.insert(msgid, Running { peer: peer.clone(), ours });
+                true
+            }
+            Err(error) => {
+                self.got_nowhere(msgid, &format!("cannot be started: {error}"), now, rng);
+                false
+            }
+        }
+    }
+
+    fn got_nowhere(&mut self, msgid: MsgId, how: &str, now: Duration, rng: &dyn Rng) {
+        let failed = self.failed.entry(msgid).or_insert(Failed { backoff: Backoff::default(), at: now });
+        failed.at = now + failed.backoff.delay(Ceiling::Foreground, rng);
+        self.retries.insert((failed.at, msgid));
+        tracing::warn!("keeper of {msgid} {how} and got nowhere: started again in {:?}", failed.at - now);
+    }
+}

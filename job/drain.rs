@@ -1,0 +1,182 @@
+//! The way of the command's output into its log.
+//!
+//! Reads no more than the window lets through, so a slow consumer slows the
+//! command and costs no memory. A full disk costs time only: what was read
+//! waits here, and nothing more is read.
+
+use rustix::io::Errno;
+use spool::fs::Error;
+use spool::log::{WINDOW, Writer};
+use spool::segment::{EndKind, OVERHEAD, RECORD};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// Bytes read in one go.
+const CHUNK: usize = 256 << 10;
+/// How often a full disk is tried again.
+pub const FULL_WAIT: Duration = Duration::from_secs(1);
+/// How much is appended between two looks at what the consumer has.
+const LOOK_EVERY: u64 = 1 << 20;
+/// A stream is left to fill the pipe for so long before we look again: one read
+/// of many pieces costs as much as one of one.
+const REST: Duration = Duration::from_millis(1);
+/// So many reads with less than `REST` between them are a stream.
+const STREAK: u32 = 8;
+
+/// What an output waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// There may be more at once.
+    More,
+    /// The command writes nothing.
+    Idle,
+    /// The command writes a stream, which is left to gather until this moment, or its end.
+    Gathering(Instant),
+    /// The consumer does not take what is there.
+    Window,
+    /// The disk is full until at least this moment.
+    Disk(Instant),
+    /// The log has its END.
+    Over,
+}
+
+/// Drains one output of a command.
+pub struct Drain {
+    pipe: Option<OwnedFd>,
+    buffer: Vec<u8>,
+    /// What of the buffer is not yet in the log.
+    from: usize,
+    to: usize,
+    /// How the log is to end, as soon as everything is in it.
+    ending: Option<EndKind>,
+    full_until: Option<Instant>,
+    looked_at: u64,
+    read_at: Instant,
+    streak: u32,
+    /// The state after the last step.
+    pub state: Drained,
+}
+
+impl Drain {
+    /// Drains a pipe that does not block.
+    pub fn new(pipe: OwnedFd) -> Drain {
+        Drain {
+            pipe: Some(pipe),
+            buffer: vec![0; CHUNK],
+            from: 0,
+            to: 0,
+            ending: None,
+            full_until: None,
+            looked_at: 0,
+            read_at: Instant::now(),
+            streak: 0,
+            state: Drained::More,
+        }
+    }
+
+    /// Our read end, while it is open.
+    pub fn pipe(&self) -> Option<&OwnedFd> {
+        self.pipe.as_ref()
+    }
+
+    /// Nobody wants this output any more: the command is to feel it.
+    pub fn reader_gone(&mut self) {
+        if self.pipe.take().is_some() {
+            (self.from, self.to) = (0, 0);
+            self.ending = Some(EndKind::ReaderGone);
+        }
+    }
+
+    /// Takes a piece over into the log.
+    pub fn step(&mut self, log: &mut Writer) -> Result<(), Error> {
+        self.state = self.try_step(log)?;
+        Ok(())
+    }
+
+    fn try_step(&mut self, log: &mut Writer) -> Result<Drained, Error> {
+        if let Some(until) = self.full_until.filter(|until| Instant::now() < *until) {
+            return Ok(Drained::Disk(until));
+        }
+        self.full_until = None;
+        if self.from == self.to
+            && let Some(pipe) = &self.pipe
+        {
+            let held = log.held();
+            if held >= WINDOW / 2 && (log.offset() >= self.looked_at + LOOK_EVERY || self.state == Drained::Window) {
+                log.forget()?;
+                self.looked_at = log.offset();
+            }
+            // What does not fit into the window whole is not read: small reads would make it no better.
+            if log.held() + (RECORD + OVERHEAD) as u64 > WINDOW {
+                log.forget()?;
+            }
+            let room = WINDOW.saturating_sub(log.held()) as usize / (RECORD + OVERHEAD) * RECORD;
+            if room == 0 {
+                return Ok(Drained::Window);
+            }
+            match rustix::io::read(pipe, &mut self.buffer[..room.min(CHUNK)]) {
+                Ok(0) => {
+                    self.pipe = None;
+                    self.ending = Some(EndKind::Eof);
+                }
+                Ok(count) => {
+                    (self.from, self.to) = (0, count);
+                    self.streak = self.streak.saturating_add(1);
+                    self.read_at = Instant::now();
+                }
+                Err(Errno::AGAIN) => return Ok(self.wait_for_more()),
+                Err(Errno::INTR) => return Ok(Drained::More),
+                Err(errno) => return Err(Error::io("read", "a pipe of the command", errno)),
+            }
+        }
+        let appended = if self.from < self.to {
+            log.append(&self.buffer[self.from..self.to]).map(|count| self.from += count)
+        } else if let Some(kind) = self.ending {
+            log.append_end(kind)
+        } else {
+            return Ok(Drained::Over);
+        };
+        match appended {
+            Ok(()) if log.ended().is_some() => {
+                self.ending = None;
+                Ok(Drained::Over)
+            }
+            // A short read: what comes next is only just being written.
+            Ok(()) if self.pipe.is_some() && self.from == self.to && self.to < RECORD => Ok(self.wait_for_more()),
+            Ok(()) => Ok(Drained::More),
+            Err(error) if error.is_full() => {
+                let until = Instant::now() + FULL_WAIT;
+                self.full_until = Some(until);
+                Ok(Drained::Disk(until))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The pipe is empty, or nearly so: what to wait for.
+    fn wait_for_more(&mut self) -> Drained {
+        let until = self.read_at + REST;
+        if Instant::now() >= until {
+            self.streak = 0;
+        }
+        if self.streak < STREAK { Drained::Idle } else { Drained::Gathering(until) }
+    }
+
+    /// The command was killed: takes over what still lies in the pipe, as far as
+    /// the disk has room, whatever the window says.
+    pub fn take_rest(&mut self, log: &mut Writer) {
+        loop {
+            if self.from == self.to {
+                let Some(pipe) = &self.pipe else { return };
+                match rustix::io::read(pipe, &mut self.buffer) {
+                    Ok(count) if count > 0 => (self.from, self.to) = (0, count),
+                    Ok(_) | Err(_) => return self.pipe = None,
+                }
+            }
+            match log.append(&self.buffer[self.from..self.to]) {
+                Ok(count) => self.from += count,
+                Err(_) => return self.pipe = None,
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The life of a job at its recipient, as far as the disk sees it.
+//!
+//! `begin` looks, asks the gluepot, and makes `run.started` durable before
+//! anything may start; `Job::finish` is the one way to `run.exit`, to EXIT and
+//! END. What lies between them, processes and pipes, is `run.rs`. All of it
+//! works on any [`Fs`], so crash tests run it on a simulated disk.
+//!
+//! Invariant: a command is started only after a `run.started` that this call
+//! made, and EXIT is said only after END of the outputs and `run.exit` are
+//! durable. After a crash anywhere a new `begin` goes on from the files alone
+//! (doc/SPOOL.md#jobs).
+
+use crate::Error;
+use crate::control::{Control, Heard, Listener, Speaker};
+use crate::gluepot::{self, Known, Permitted, Verdict};
+use crate::message;
+use spool::clock;
+use spool::crypto::SpoolKey;
+use spool::facts::Facts;
+use spool::fs::Fs;
+use spool::layout::{self, Owner, Place, log_in, log_out};
+use spool::log::{self, Reader, Writer};
+use spool::look::{self, Ages};
+use spool::name::{Chan, Digest, MsgId, Role, Username};
+use spool::outcome::Outcome;
+use spool::phase::{KeeperPhase, Mark};
+use spool::segment::{EndKind, JobKeys, Stream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long another may have the job's directory before we give up for this time.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Where jobs run: what is the same for all of them.
+pub struct Site {
+    /// The spool.
+    pub fs: Arc<dyn Fs>,
+    /// Opens what was delivered.
+    pub spool_key: SpoolKey,
+    /// Who we are.
+    pub ours: Username,
+    /// How long things may lie.
+    pub ages: Ages,
+    /// As whom commands run.
+    pub user: String,
+}
+
+/// A job whose secret is open.
+#[derive(Clone)]
+pub struct Job {
+    /// The spool.
+    pub fs: Arc<dyn Fs>,
+    /// The job's name, and the keys of its logs.
+    pub keys: JobKeys,
+}
+
+/// What became of a look at a job.
+pub enum Begin {
+    /// There is nothing to do: it is over, cancelled, or has ended.
+    Nothing,
+    /// Another step has the directory; try again.
+    Locked,
+    /// It has ended without a process of ours, with all that belongs to that.
+    Ended(Outcome),
+    /// `run.started` is durable: start this, once.
+    Start(Started),
+}
+
+/// A command that is to be started.
+pub struct Started {
+    /// The job.
+    pub job: Job,
+    /// What the gluepot permits.
+    pub permitted: Permitted,
+    /// What we call the peer that asked.
+    pub peer: String,
+}
+
+/// Looks at a job whose `running/<msgid>` the caller has locked, and does what
+/// needs no process. Harmless at any time and any number of times; after a
+/// crash in it the next call goes on. An error that `is_full` is worth another try.
+pub fn begin(site: &Site, msgid: MsgId, known: &dyn Fn(&Username) -> Option<Known>) -> Result<Begin, Error> {
+    let (fs, dir) = (&site.fs, Place::Jobs.dir(msgid));
+    let lock = match fs.lock_dir(&dir, LOCK_WAIT) {
+        Err(error) if error.is_absent() => return Ok(Begin::Nothing),
+        other => other?,
+    };
+    let Some(_lock) = lock else { return Ok(Begin::Locked) };
+    let Some(owner) = Owner::read(&**fs, &dir).filter(|owner| owner.role == Role::Recipient) else {
+        return Ok(Begin::Nothing);
+    };
+    let message = message::unseal(&**fs, Place::Jobs, msgid, &site.spool_key);
+    let seen = look::recipient(&**fs, msgid, &site.ages, Some(&owner), message.is_ok())?;
+    let phase = seen.keeper_phase();
+    // Without the message there is no secret, so nobody can be told: the loop ends such a job.
+    let Ok(message) = message else { return Ok(Begin::Nothing) };
+    if phase == KeeperPhase::Nothing {
+        return Ok(Begin::Nothing);
+    }
+    let (secret, start) = match message::read_parts(&message) {
+        Ok(parts) => parts,
+        Err(error) => {
+            crate::submit::cancel(&**fs, msgid, &error.to_string())?;
+            return Ok(Begin::Nothing);
+        }
+    };
+    let keys = JobKeys { secret, sender: owner.username.clone(), recipient: site.ours.clone(), msgid };
+    let job = Job { fs: fs.clone(), keys };
+    job.make_dirs()?;
+    let refused = match phase {
+        KeeperPhase::Nothing => return Ok(Begin::Nothing),
+        KeeperPhase::Unannounced => None,
+        KeeperPhase::Interrupted => return job.end(Outcome::Interrupted, EndKind::Aborted),
+        // A refusal that a crash cut short stays one, whatever the policy says today.
+        KeeperPhase::Start if job.any_output_ended()? => Some("it was refused before".to_string()),
+        KeeperPhase::Start => match verdict(site, &owner.username, start, known) {
+            (Verdict::Run(permitted), Some(known)) => {
+                commit_started(&**fs, msgid, &known)?;
+                return Ok(Begin::Start(Started { job, permitted, peer: known.name }));
+            }
+            (Verdict::Refused(why), _) => Some(why),
+            (Verdict::Run(_), None) => Some("this peer is not known here".to_string()),
+        },
+    };
+    match refused {
+        Some(why) => job.end(Outcome::Refused(why), EndKind::Eof),
+        // `run.exit` stands: its outcome is said, whatever is given here.
+        None => job.end(Outcome::Interrupted, EndKind::Aborted),
+    }
+}
+
+/// Asks the gluepot, and logs what it says with the policy's digest.
+fn verdict(
+    site: &Site,
+    sender: &Username,
+    start: Result<message::Start, Error>,
+    known: &dyn Fn(&Username) -> Option<Known>,
+) -> (Verdict, Option<Known>) {
+    let known = known(sender);
+    let verdict = match start {
+        Ok(start) => gluepot::decide(known.as_ref(), &site.user, &start),
+        Err(error) => Verdict::Refused(error.to_string()),
+    };
+    let (name, policy) = known.as_ref().map_or(("-", None), |known| (known.name.as_str(), Some(known.digest)));
+    let policy = policy.as_ref().map_or("none".to_string(), Digest::to_string);
+    match &verdict {
+        Verdict::Run(_) => tracing::info!(peer = name, policy, "the gluepot permits it"),
+        Verdict::Refused(why) => tracing::warn!(peer = name, policy, why, "the gluepot refuses it"),
+    }
+    (verdict, known)
+}
+
+/// From here on the command counts as started.
+fn commit_started(fs: &dyn Fs, msgid: MsgId, known: &Known) -> Result<(), Error> {
+    let facts = Facts::new()
+        .with("boot", clock::boot())
+        .with("keeper", std::process::id())
+        .with("at", clock::uptime(fs))
+        .with("peer", &known.name)
+        .with("policy", known.digest);
+    Ok(facts.commit(fs, &Place::Jobs.file(msgid, Mark::RunStarted.name()))?)
+}
+
+/// The logs that a job writes.
+pub struct Logs {
+    /// EXIT, and CLOSE before it.
+    pub control: Speaker,
+    /// The command's standard output.
+    pub stdout: Writer,
+    /// The command's standard error.
+    pub stderr: Writer,
+    /// EXIT stands on the control log.
+    said: bool,
+}
+
+impl Job {
+    /// The job's name.
+    pub fn msgid(&self) -> MsgId {
+        self.keys.msgid
+    }
+
+    fn make_dirs(&self) -> Result<(), Error> {
+        for chan in Role::Recipient.produces() {
+            layout::make_dirs(&*self.fs, &log_out(self.msgid(), *chan))?;
+        }
+        for chan in Role::Sender.produces() {
+            layout::make_dirs(&*self.fs, &log_in(self.msgid(), *chan))?;
+        }
+        Ok(())
+    }
+
+    fn writer(&self, chan: Chan) -> Result<Writer, Error> {
+        let stream = Stream { chan, producer: Role::Recipient };
+        Ok(Writer::open(self.fs.clone(), &log_out(self.msgid(), chan), self.keys.clone(), stream)?)
+    }
+
+    fn any_output_ended(&self) -> Result<bool, Error> {
+        let ended = |chan| log::ended_at(&*self.fs, &log_out(self.msgid(), chan));
+        Ok(ended(Chan::STDOUT)?.is_some() || ended(Chan::STDERR)?.is_some())
+    }
+
+    /// Reads what the sender says on a channel.
+    pub fn reader(&self, chan: Chan) -> Result<Reader, Error> {
+        let stream = Stream { chan, producer: Role::Sender };
+        Ok(Reader::open(self.fs.clone(), &log_in(self.msgid(), chan), self.keys.clone(), stream)?)
+    }
+
+    /// Opens the logs that this side writes, where they stopped.
+    pub fn logs(&self) -> Result<Logs, Error> {
+        let said = self.has_said_exit();
+        Ok(Logs {
+            control: Speaker::new(self.writer(Chan::CONTROL)?),
+            stdout: self.writer(Chan::STDOUT)?,
+            stderr: self.writer(Chan::STDERR)?,
+            said,
+        })
+    }
+
+    /// Does EXIT stand on our control log? What cannot be read counts as no: a
+    /// fact may be said twice.
+    fn has_said_exit(&self) -> bool {
+        let stream = Stream { chan: Chan::CONTROL, producer: Role::Recipient };
+        let dir = log_out(self.msgid(), Chan::CONTROL);
+        let Ok(reader) = Reader::open(self.fs.clone(), &dir, self.keys.clone(), stream) else { return false };
+        let mut listener = Listener::new(reader);
+        while let Ok(Heard::Said(control)) = listener.hear() {
+            if matches!(control, Control::Exit(_)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn end(&self, outcome: Outcome, kind: EndKind) -> Result<Begin, Error> {
+        let outcome = self.finish(&mut self.logs()?, outcome, kind)?;
+        Ok(Begin::Ended(outcome))
+    }
+
+    /// Ends a job: END (of this kind, where there is none) on the outputs,
+    /// `run.exit`, then EXIT and END on the control log, each durable before
+    /// the next. Says the outcome that stands: the one given, or an earlier one.
+    /// After a crash, or an error, the same again completes what is missing.
+    pub fn finish(&self, logs: &mut Logs, outcome: Outcome, kind: EndKind) -> Result<Outcome, Error> {
+        let exit = Place::Jobs.file(self.msgid(), Mark::RunExit.name());
+        for writer in [&mut logs.stdout, &mut logs.stderr] {
+            writer.append_end(kind)?;
+        }
+        if !self.fs.exists(&exit) {
+            log::sync_all(&*self.fs, &[&logs.stdout, &logs.stderr])?;
+            self.fs.sync_dir(&Place::Jobs.file(self.msgid(), "out"))?;
+            let facts = Facts::new().with("outcome", &outcome).with("at", clock::uptime(&*self.fs));
+            match facts.commit(&*self.fs, &exit) {
+                Err(error) if !error.is_taken() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        // The name counts, whatever it contains: damage there is "interrupted".
+        let outcome = Facts::read(&*self.fs, &exit).and_then(|facts| facts.value("outcome"));
+        let outcome = outcome.unwrap_or(Outcome::Interrupted);
+        if !logs.said && logs.control.log.ended().is_none() {
+            logs.control.say(&Control::Exit(outcome.clone()))?;
+            logs.said = true;
+        }
+        logs.control.end()?;
+        layout::touch(&*self.fs, Place::Jobs, self.msgid());
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,46 @@
+//! What a message asks for, and the process that does it.
+//!
+//! `message.rs` says what travels, `submit.rs` makes a job at the sender,
+//! `control.rs` is channel 0. At the recipient `gluepot.rs` decides what a peer
+//! may run, `keeper.rs` is a job's life on the disk, `process.rs` the process
+//! that has the job, `run.rs` the loop around a running command with `eyes.rs`
+//! for events, `feed.rs` and `drain.rs` for pipes, and `guard.rs` is the command's parent, so that
+//! no death of ours can look like an end of file. `account.rs` is what a command
+//! finds, `tree.rs` what it leaves, `sys.rs` the system calls without a safe
+//! wrapper. The loop carries the bytes; this crate never dials.
+
+pub mod account;
+pub mod control;
+mod drain;
+mod eyes;
+mod feed;
+pub mod gluepot;
+mod guard;
+pub mod keeper;
+pub mod message;
+pub mod process;
+mod run;
+pub mod submit;
+mod sys;
+mod tree;
+
+/// What stands against a job, and whose turn that makes it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk; `is_full` says whether waiting helps.
+    #[error(transparent)]
+    Disk(#[from] spool::fs::Error),
+    /// The peer sent what it should not have.
+    #[error("{0}")]
+    Peer(String),
+    /// Ours to mend.
+    #[error("{0}")]
+    Ours(String),
+}
+
+impl Error {
+    /// No space is left: waiting may help.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Error::Disk(error) if error.is_full())
+    }
+}

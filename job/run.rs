@@ -1,0 +1,360 @@
+//! A job while it runs: one loop around the command's three pipes, the two
+//! logs that come in, the three that go out, and the guard.
+//!
+//! One thread, which waits in one `poll`. What belongs to the disk alone is
+//! `keeper.rs`; here are processes. Invariant: whoever is to die is killed
+//! before anything of ours is closed.
+
+use crate::Error;
+use crate::account::Account;
+use crate::control::{Control, Heard, Listener};
+use crate::drain::{Drain, Drained, FULL_WAIT};
+use crate::eyes::{Eyes, LOOK_EVERY};
+use crate::feed::{Fed, Feed};
+use crate::guard::{Guard, Word};
+use crate::keeper::{Job, Logs, Started};
+use crate::tree;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use spool::layout::Place;
+use spool::log::Writer;
+use spool::name::Chan;
+use spool::outcome::Outcome;
+use spool::phase::Mark;
+use spool::segment::EndKind;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a cancelled command has before it is killed.
+const TERM_WAIT: Duration = Duration::from_secs(10);
+/// How long we wait for a killed command to be gone before we say so.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// Starts a command, and stays with it until the job has ended here. `root` is
+/// the spool's directory. What a crash leaves, the next keeper completes.
+pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome, Left), Error> {
+    let Started { job, permitted, peer } = started;
+    let never = |outcome: Outcome, kind: EndKind| {
+        let finished = patiently(|| job.finish(&mut job.logs()?, outcome.clone(), kind))?;
+        Ok((finished, Left::default()))
+    };
+    if is_cancelled(&job) {
+        return never(Outcome::Cancelled, EndKind::Eof);
+    }
+    let cannot = |why: String| Outcome::Refused(format!("the command could not be started: {why}"));
+    let made = account.command(&permitted, job.msgid(), &peer);
+    let started = made
+        .map_err(|error| error.to_string())
+        .and_then(|command| Guard::start(&command).map_err(|error| error.to_string()));
+    let (mut guard, pipes) = match started {
+        Ok(started) => started,
+        Err(why) => return never(cannot(why), EndKind::Eof),
+    };
+    match guard.first_word() {
+        Word::Started(_) => {}
+        Word::Failed(errno) => {
+            return never(cannot(std::io::Error::from_raw_os_error(errno).to_string()), EndKind::Eof);
+        }
+        Word::Ended(_) | Word::Closed | Word::Gone => {
+            guard.kill_all(Some(&pipes.stdin), KILL_WAIT);
+            let (outcome, _) = never(Outcome::Interrupted, EndKind::Aborted)?;
+            return Ok((outcome, Left { guard: Some(guard), stdin: Some(pipes.stdin) }));
+        }
+    }
+    let mut logs = patiently(|| job.logs())?;
+    for name in &permitted.denied {
+        let line = format!("netplumb: {name} not passed on (denied)\n");
+        patiently(|| Ok(logs.stderr.append(line.as_bytes())?))?;
+    }
+    let running = Running {
+        eyes: Eyes::new(root, &job),
+        feed: Feed::new(job.reader(Chan::STDIN)?, pipes.stdin),
+        fed: Fed::More,
+        listener: Some(Listener::new(job.reader(Chan::CONTROL)?)),
+        drains: [Drain::new(pipes.stdout), Drain::new(pipes.stderr)],
+        unsaid: None,
+        kill_at: None,
+        status: None,
+        job,
+        guard,
+        logs,
+    };
+    running.stay()
+}
+
+/// Does something again, and again, while the disk is full.
+pub(crate) fn patiently<T>(mut what: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    loop {
+        match what() {
+            Err(error) if error.is_full() => std::thread::sleep(FULL_WAIT),
+            other => return other,
+        }
+    }
+}
+
+fn is_cancelled(job: &Job) -> bool {
+    job.fs.exists(&Place::Jobs.file(job.msgid(), Mark::Cancel.name()))
+}
+
+/// What stays when a job has ended: somebody may still hold the command's stdin.
+#[derive(Default)]
+pub struct Left {
+    guard: Option<Guard>,
+    stdin: Option<OwnedFd>,
+}
+
+impl Left {
+    /// Lets the guard go. It stays as long as somebody could take the closing
+    /// of stdin for an end of file; if it is dead, we do.
+    pub fn leave(self) {
+        let Some(mut guard) = self.guard else { return };
+        // Heard before it is let go: after that its silence is no death.
+        while guard.hear().is_some() {}
+        if !guard.is_gone() {
+            guard.done();
+        } else if let Some(stdin) = self.stdin {
+            tree::linger(&stdin);
+        }
+    }
+}
+
+/// How the loop ends.
+enum End {
+    /// By itself.
+    Natural(Outcome),
+    /// The command is to be killed.
+    Kill(Outcome),
+}
+
+struct Running {
+    job: Job,
+    guard: Guard,
+    logs: Logs,
+    eyes: Eyes,
+    feed: Feed,
+    fed: Fed,
+    listener: Option<Listener>,
+    drains: [Drain; 2],
+    /// When to try again to say that nobody reads stdin.
+    unsaid: Option<Instant>,
+    /// It is cancelled, and killed then.
+    kill_at: Option<Instant>,
+    status: Option<Outcome>,
+}
+
+impl Running {
+    fn stay(mut self) -> Result<(Outcome, Left), Error> {
+        let (outcome, kind) = match self.live() {
+            Ok(End::Natural(outcome)) => {
+                // Whoever of the group still reads would read a false end of file.
+                if self.feed.pipe().is_some_and(|stdin| !self.feed.has_ended() && tree::has_reader(stdin)) {
+                    self.guard.signal(9);
+                }
+                (outcome, EndKind::Eof)
+            }
+            Ok(End::Kill(outcome)) => {
+                self.kill();
+                (outcome, EndKind::Aborted)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the job cannot go on");
+                self.kill();
+                (Outcome::Interrupted, EndKind::Aborted)
+            }
+        };
+        let outcome = patiently(|| self.job.finish(&mut self.logs, outcome.clone(), kind))?;
+        Ok((outcome, Left { guard: Some(self.guard), stdin: self.feed.into_pipe() }))
+    }
+
+    fn kill(&mut self) {
+        if !self.guard.kill_all(self.feed.pipe(), KILL_WAIT) {
+            tracing::error!("something that the command started cannot be killed");
+        }
+        self.drains[0].take_rest(&mut self.logs.stdout);
+        self.drains[1].take_rest(&mut self.logs.stderr);
+    }
+
+    fn live(&mut self) -> Result<End, Error> {
+        loop {
+            if std::mem::take(&mut self.eyes.job) && self.kill_at.is_none() {
+                if is_cancelled(&self.job) {
+                    self.guard.signal(15);
+                    // A stopped one hears it only when it goes on.
+                    self.guard.signal(18);
+                    self.kill_at = Some(Instant::now() + TERM_WAIT);
+                } else if !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
+                    // Somebody removed the job by hand.
+                    return Ok(End::Kill(Outcome::Cancelled));
+                }
+            }
+            while std::mem::take(&mut self.eyes.guard) {
+                if !self.hear_guard() {
+                    return Ok(End::Kill(Outcome::Interrupted));
+                }
+            }
+            if std::mem::take(&mut self.eyes.control) {
+                self.hear_control()?;
+            }
+            if let Some(outcome) = self.feed()? {
+                return Ok(End::Kill(outcome));
+            }
+            self.drain()?;
+            if let Some(end) = self.end() {
+                return Ok(end);
+            }
+            self.wait();
+        }
+    }
+
+    fn end(&self) -> Option<End> {
+        let over = |drain: &Drain| drain.state == Drained::Over;
+        let stuck = |drain: &Drain| matches!(drain.state, Drained::Window | Drained::Disk(_));
+        let Some(kill_at) = self.kill_at else {
+            let status = self.status.as_ref().filter(|_| self.drains.iter().all(over));
+            return status.map(|status| End::Natural(status.clone()));
+        };
+        match self.status {
+            Some(_) if self.drains.iter().all(over) => Some(End::Natural(Outcome::Cancelled)),
+            // Nobody waits for what a cancelled command still had to say.
+            Some(_) if self.drains.iter().any(stuck) => Some(End::Kill(Outcome::Cancelled)),
+            Some(_) | None if Instant::now() >= kill_at => Some(End::Kill(Outcome::Cancelled)),
+            Some(_) | None => None,
+        }
+    }
+
+    /// Takes in what the guard says; false if it is dead.
+    fn hear_guard(&mut self) -> bool {
+        while let Some(word) = self.guard.hear() {
+            match word {
+                Word::Ended(outcome) => self.status = Some(outcome),
+                Word::Closed => self.feed.close(),
+                Word::Gone => return false,
+                Word::Started(_) | Word::Failed(_) => {}
+            }
+        }
+        true
+    }
+
+    fn hear_control(&mut self) -> Result<(), Error> {
+        while let Some(listener) = &mut self.listener {
+            match listener.hear() {
+                Ok(Heard::Said(Control::Signal(number))) if (1..=31).contains(&number) => self.guard.signal(number),
+                Ok(Heard::Said(Control::Close(Chan::STDOUT))) => self.drains[0].reader_gone(),
+                Ok(Heard::Said(Control::Close(Chan::STDERR))) => self.drains[1].reader_gone(),
+                Ok(Heard::Said(_)) => {}
+                Ok(Heard::Nothing) => break,
+                Ok(Heard::End | Heard::Broken) => self.listener = None,
+                // The rest of what is said is lost; the command needs none of it.
+                Err(Error::Peer(_) | Error::Disk(spool::fs::Error::Damaged { .. })) => self.listener = None,
+                // Only its hint has no room; it will be heard again.
+                Err(error) if error.is_full() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds a piece; an outcome if the command is to be killed.
+    fn feed(&mut self) -> Result<Option<Outcome>, Error> {
+        let due = self.feed.due().is_some_and(|due| Instant::now() >= due);
+        let looked = std::mem::take(&mut self.eyes.stdin);
+        if looked || due || matches!(self.fed, Fed::More) {
+            self.fed = self.feed.step()?;
+            match self.fed {
+                Fed::End => self.guard.close_stdin(),
+                Fed::ReaderGone => self.unsaid = Some(Instant::now()),
+                Fed::Incomplete(at) => return Ok(Some(Outcome::InputIncomplete(at))),
+                Fed::More | Fed::Full | Fed::Empty | Fed::Over => {}
+            }
+        }
+        if self.unsaid.is_some_and(|due| Instant::now() >= due) {
+            self.unsaid = match self.logs.control.say(&Control::Close(Chan::STDIN)) {
+                Err(error) if error.is_full() => Some(Instant::now() + FULL_WAIT),
+                other => other.map(|()| None)?,
+            };
+        }
+        Ok(None)
+    }
+
+    fn drain(&mut self) -> Result<(), Error> {
+        let logs: [&mut Writer; 2] = [&mut self.logs.stdout, &mut self.logs.stderr];
+        let eyes = self.eyes.outputs.iter_mut();
+        for ((drain, log), eye) in self.drains.iter_mut().zip(logs).zip(eyes) {
+            let due = match drain.state {
+                Drained::More => true,
+                Drained::Gathering(until) | Drained::Disk(until) => Instant::now() >= until,
+                Drained::Idle | Drained::Window | Drained::Over => false,
+            };
+            if std::mem::take(&mut eye.open) || due {
+                drain.step(log)?;
+            }
+            if drain.state == Drained::Window && eye.watched.is_none() {
+                eye.watched = self.eyes.watch.add(&eye.dir);
+                // It may have moved before we watched.
+                drain.step(log)?;
+            }
+            if drain.state != Drained::Window
+                && let Some(watched) = eye.watched.take()
+            {
+                self.eyes.watch.remove(watched);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for whatever there is to wait for, and opens the eyes for it.
+    fn wait(&mut self) {
+        let now = Instant::now();
+        let eyes = &mut self.eyes;
+        let more = self.fed == Fed::More || self.drains.iter().any(|drain| drain.state == Drained::More);
+        let timers = self.drains.iter().filter_map(|drain| match drain.state {
+            Drained::Gathering(until) | Drained::Disk(until) => Some(until),
+            Drained::More | Drained::Idle | Drained::Window | Drained::Over => None,
+        });
+        let timers = timers.chain(self.feed.due()).chain(self.unsaid).chain(self.kill_at).chain([eyes.next_look]);
+        let timeout = timers.min().map_or(LOOK_EVERY, |until| until.saturating_duration_since(now));
+        let timeout = if more { Duration::ZERO } else { timeout };
+
+        let inotify = eyes.watch.fd();
+        let mut fds = vec![PollFd::from_borrowed_fd(self.guard.fd(), PollFlags::IN)];
+        fds.extend(inotify.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let first = fds.len();
+        let wanted = if self.fed == Fed::Full { PollFlags::OUT } else { PollFlags::empty() };
+        fds.extend(self.feed.pipe().map(|pipe| PollFd::new(pipe, wanted)));
+        let second = fds.len();
+        let mut polled = [false; 2];
+        for (drain, polled) in self.drains.iter().zip(&mut polled) {
+            let wanted = match drain.state {
+                Drained::Idle => PollFlags::IN,
+                // Its end is an event without being asked for.
+                Drained::Gathering(_) => PollFlags::empty(),
+                Drained::More | Drained::Window | Drained::Disk(_) | Drained::Over => continue,
+            };
+            if let Some(pipe) = drain.pipe() {
+                fds.push(PollFd::new(pipe, wanted));
+                *polled = true;
+            }
+        }
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        let _ = poll(&mut fds, Some(&timeout));
+        let revents: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+
+        eyes.guard |= !revents[0].is_empty();
+        let mut outputs = revents[second..].iter();
+        for (eye, _) in eyes.outputs.iter_mut().zip(polled).filter(|(_, polled)| *polled) {
+            eye.open |= outputs.next().is_some_and(|flags| !flags.is_empty());
+        }
+        if inotify.is_some() && !revents[1].is_empty() {
+            eyes.look();
+        }
+        if Instant::now() >= eyes.next_look {
+            eyes.open_all();
+        }
+        let stdin = revents[first..second].first().copied().unwrap_or(PollFlags::empty());
+        eyes.stdin |= stdin.contains(PollFlags::OUT);
+        if stdin.contains(PollFlags::ERR) {
+            self.feed.close();
+            self.unsaid = Some(Instant::now());
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Whom we know: `peers/<name>/`, made whole from a card, removed whole.
+//!
+//! A name has one identity and an identity has one name. Pairing lets a peer
+//! deliver messages; what it may run stands in its `peer.toml`, and is nothing
+//! unless somebody says so (doc/SPOOL.md#config).
+
+use crate::address::Address;
+use crate::create::{key_line, list};
+use crate::{Card, Error, Identity, Pair, Result};
+use spool::atomic::{self, Disk};
+use spool::fs::{Fs, Lock, is_hidden};
+use spool::home::{Home, Quota};
+use spool::name::{PeerName, Username};
+use spool::url;
+use std::time::Duration;
+
+const PEERS: &str = "peers";
+
+/// Makes a peer of a card, under the name that we call it. `addresses` are
+/// where we dial it. With `shell` it may run any command, as us.
+///
+/// Durable afterwards; after a crash the peer is there whole, or not.
+/// `Ours`: the name is taken, the identity has a name already, or is our own.
+pub fn add_peer(home: &Home, name: &PeerName, card: &Card, addresses: &[Address], shell: bool) -> Result<()> {
+    let pair = Pair::new(&Identity::load(home)?, &card.chain)?;
+    add(&Disk::open(&home.config)?, &pair, name, addresses, shell)
+}
+
+/// Removes a peer; false if there is none of this name, not even half of one.
+/// After a crash it is there whole, or not.
+pub fn remove_peer(home: &Home, name: &PeerName) -> Result<bool> {
+    let config = Disk::open(&home.config)?;
+    let _lock = lock(&config)?;
+    let path = format!("{PEERS}/{name}");
+    if !config.exists(&path) {
+        return Ok(false);
+    }
+    config.remove(&path)?;
+    config.sync_dir(PEERS)?;
+    Ok(true)
+}
+
+fn add(config: &dyn Fs, pair: &Pair, name: &PeerName, addresses: &[Address], shell: bool) -> Result<()> {
+    let username = pair.chain.username();
+    spool::layout::make_dirs(config, PEERS)?;
+    let _lock = lock(config)?;
+    refuse_known(config, name, username)?;
+    let pem = |cert| pair.chain.cert(cert).pem();
+    let (key, username_line) = (key_line(&pair.request_in), format!("{username}\n"));
+    let policy = policy(name, addresses, shell);
+    let files: [(&str, &[u8]); 6] = [
+        ("username", username_line.as_bytes()),
+        (url::Cert::Ca.file(), &pem(url::Cert::Ca)?),
+        (url::Cert::Verify.file(), &pem(url::Cert::Verify)?),
+        (url::Cert::Peer.file(), &pem(url::Cert::Peer)?),
+        ("request.key", &key),
+        ("peer.toml", policy.as_bytes()),
+    ];
+    let dir = format!("{PEERS}/{name}");
+    let hidden = atomic::temporary(&dir);
+    let written = (|| {
+        config.make_dir(&hidden)?;
+        for (file, content) in files {
+            config.hint(&format!("{hidden}/{file}"), content)?;
+        }
+        config.commit_dir(&hidden, &dir, &files.map(|(file, _)| file))
+    })();
+    Ok(written.inspect_err(|_| drop(config.remove(&hidden)))?)
+}
+
+fn lock(config: &dyn Fs) -> Result<Lock> {
+    let busy = || Error::Ours("another process is changing the peers".into());
+    config.lock_dir(PEERS, Duration::from_secs(5))?.ok_or_else(busy)
+}
+
+/// Refuses a name or identity that is there; removes what a crash left, since we have the lock.
+fn refuse_known(config: &dyn Fs, name: &PeerName, username: &Username) -> Result<()> {
+    for entry in config.list(PEERS)? {
+        let path = format!("{PEERS}/{}", entry.name);
+        if is_hidden(&entry.name) {
+            config.remove(&path)?;
+            continue;
+        }
+        let text = config.read(&format!("{path}/username"), 256).unwrap_or_default();
+        let theirs = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse::<Username>().ok());
+        let what = match (entry.name == name.as_str(), theirs) {
+            (true, Some(theirs)) if theirs == *username => format!(
+                "{name} is there already, with this very identity\n  \
+                 hint: where it is and what it may do stands in {path}/peer.toml"
+            ),
+            (true, Some(theirs)) => format!(
+                "{name} is there already, and is somebody else: {}\n  \
+                 hint: choose another name, or first: netplumb peer remove {name}",
+                theirs.grouped()
+            ),
+            (true, None) => format!(
+                "{path} is there already, but does not say who it is\n  \
+                 hint: look at it, then: netplumb peer remove {name}"
+            ),
+            (false, Some(theirs)) if theirs == *username => {
+                format!("this identity is known already, as {}", entry.name)
+            }
+            (false, _) => continue,
+        };
+        return Err(Error::Ours(what));
+    }
+    Ok(())
+}
+
+/// The text of `peer.toml`.
+fn policy(name: &PeerName, addresses: &[Address], shell: bool) -> String {
+    let Quota { messages, jobs } = Quota::default();
+    let address = list(addresses);
+    format!(
+        r#"# What we know of {name} beside its keys, and what it may do here.
+# A name that is not known is an error. Lines that begin with #name show the defaults.
+
+# Where we dial it, in the order of trying. Empty: never; it dials us.
+address = {address}
+
+# May it run any command through the shell, as the user that netplumb runs as?
+# true gives it your account.
+shell = {shell}
+
+# What it may have here at once: messages that are not yet delivered (and ends
+# of jobs that it has not confirmed), and jobs that run.
+[quota]
+#messages = {messages}
+#jobs = {jobs}
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failing::Failing;
+    use crate::{Chain, create};
+
+    struct Somebody {
+        home: Home,
+        card: Card,
+    }
+
+    fn somebody(directory: &tempfile::TempDir, name: &str) -> Somebody {
+        let base = directory.path().join(name);
+        let home = Home { config: base.join("config"), spool: base.join("spool") };
+        create(&home, &name.parse().unwrap(), &[], &[]).unwrap();
+        let chain = Identity::load(&home).unwrap().chain().clone();
+        let card = Card { name: name.parse().unwrap(), addresses: vec!["nas:4117".parse().unwrap()], chain };
+        Somebody { home, card }
+    }
+
+    fn add_by_card(us: &Somebody, name: &str, them: &Somebody) -> Result<()> {
+        let card = Card::parse(&them.card.to_string())?;
+        add_peer(&us.home, &name.parse().unwrap(), &card, &card.addresses, false)
+    }
+
+    #[test]
+    fn two_that_add_each_other_know_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (somebody(&directory, "a"), somebody(&directory, "b"));
+        add_by_card(&a, "nas", &b).unwrap();
+        add_by_card(&b, "laptop", &a).unwrap();
+        let peer = a.home.peer(&"nas".parse().unwrap()).unwrap().unwrap();
+        assert_eq!(&peer.username, b.card.chain.username());
+        assert_eq!((peer.policy.address, peer.policy.shell), (vec!["nas:4117".to_string()], false));
+        let chain = Chain::load(&b.home, &"laptop".parse().unwrap()).unwrap();
+        let theirs = Pair::new(&Identity::load(&b.home).unwrap(), &chain).unwrap();
+        assert_eq!(peer.request_key, theirs.request_out);
+        assert_eq!(a.home.peers(|error| panic!("{error}")).len(), 1);
+        a.home.check().unwrap();
+    }
+
+    #[test]
+    fn a_name_has_one_identity_and_an_identity_one_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b, c) = (somebody(&directory, "a"), somebody(&directory, "b"), somebody(&directory, "c"));
+        add_by_card(&a, "nas", &b).unwrap();
+        let refused = |result: Result<()>, word: &str| {
+            assert!(matches!(&result, Err(Error::Ours(text)) if text.contains(word)), "{word}: {result:?}");
+        };
+        let before = std::fs::read(a.home.config.join("peers/nas/ca.pem")).unwrap();
+        refused(add_by_card(&a, "nas", &c), "somebody else");
+        refused(add_by_card(&a, "nas", &b), "this very identity");
+        refused(add_by_card(&a, "box", &b), "as nas");
+        refused(add_by_card(&a, "me", &a), "our own");
+        assert_eq!(std::fs::read(a.home.config.join("peers/nas/ca.pem")).unwrap(), before);
+        std::fs::create_dir(a.home.config.join("peers/half")).unwrap();
+        refused(add_by_card(&a, "half", &c), "does not say who it is");
+        assert!(remove_peer(&a.home, &"half".parse().unwrap()).unwrap());
+        add_by_card(&a, "half", &c).unwrap();
+    }
+
+    #[test]
+    fn a_removed_peer_is_gone_and_may_come_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (somebody(&directory, "a"), somebody(&directory, "b"));
+        let name: PeerName = "nas".parse().unwrap();
+        assert!(!remove_peer(&a.home, &name).unwrap());
+        add_by_card(&a, "nas", &b).unwrap();
+        assert!(remove_peer(&a.home, &name).unwrap());
+        assert!(a.home.peer(&name).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(a.home.config.join("peers")).unwrap().count(), 0);
+        add_by_card(&a, "nas", &b).unwrap();
+    }
+
+    #[test]
+    fn a_peer_whose_files_were_swapped_is_not_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b, c) = (somebody(&directory, "a"), somebody(&directory, "b"), somebody(&directory, "c"));
+        add_by_card(&a, "b", &b).unwrap();
+        add_by_card(&a, "c", &c).unwrap();
+        let name: PeerName = "b".parse().unwrap();
+        for file in ["ca.pem", "verify.pem", "peer.pem", "username"] {
+            let path = |peer: &str| a.home.config.join("peers").join(peer).join(file);
+            let ours = std::fs::read(path("b")).unwrap();
+            std::fs::copy(path("c"), path("b")).unwrap();
+            assert!(matches!(Chain::load(&a.home, &name), Err(Error::Ours(_))), "{file}");
+            std::fs::write(path("b"), ours).unwrap();
+            Chain::load(&a.home, &name).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_crash_at_any_operation_leaves_a_whole_peer_or_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (somebody(&directory, "a"), somebody(&directory, "b"));
+        let pair = Pair::new(&Identity::load(&a.home).unwrap(), &b.card.chain).unwrap();
+        let name: PeerName = "nas".parse().unwrap();
+        for steps in 0.. {
+            let failing = Failing::after(Disk::open(&a.home.config).unwrap(), steps);
+            let whole_run = add(&failing, &pair, &name, &b.card.addresses, true).is_ok();
+            assert_eq!(a.home.peer(&name).unwrap().is_some(), whole_run);
+            if whole_run {
+                assert!(steps > 6);
+                break;
+            }
+        }
+        Chain::load(&a.home, &name).unwrap();
+        assert_eq!(std::fs::read_dir(a.home.config.join("peers")).unwrap().count(), 1, "nothing hidden is left");
+        assert!(a.home.peer(&name).unwrap().unwrap().policy.shell);
+    }
+
+    #[test]
+    fn each_default_in_the_policy_is_the_default() {
+        let text = policy(&"nas".parse().unwrap(), &[], false).replace("\n#m", "\nm").replace("\n#j", "\nj");
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (somebody(&directory, "a"), somebody(&directory, "b"));
+        add_by_card(&a, "nas", &b).unwrap();
+        std::fs::write(a.home.config.join("peers/nas/peer.toml"), text).unwrap();
+        let read = a.home.peer(&"nas".parse().unwrap()).unwrap().unwrap().policy;
+        let expected = spool::home::Policy::default();
+        assert_eq!(format!("{read:?}"), format!("{expected:?}"));
+    }
+}

@@ -1,0 +1,96 @@
+//! Talking to a peer: a request out, an authenticated reply back.
+//!
+//! Only a reply that verifies moves anything; everything else is [`Trouble`],
+//! with a code for the schedule and a sentence for the person
+//! (doc/PROTOCOL.md#requests).
+
+use crate::World;
+use crate::net::{Get, Net, NetError};
+use crate::peers::Known;
+use crate::state::Came;
+use spool::name::{Digest, MsgId, Nonce};
+use spool::outcome::Outcome;
+use spool::url::{self, Ask, REPLY_MAX, Reply, What, Word};
+use std::time::Duration;
+
+/// Why nothing could be done, for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// A code: `unreachable`, `unauthentic`, `disk_full`, `disk`, `lock`, …
+    pub cause: &'static str,
+    /// The sentence.
+    pub error: String,
+}
+
+impl Trouble {
+    /// Trouble of this kind.
+    pub fn new(cause: &'static str, error: impl ToString) -> Trouble {
+        Trouble { cause, error: error.to_string() }
+    }
+}
+
+impl From<NetError> for Trouble {
+    fn from(error: NetError) -> Trouble {
+        Trouble::new("unreachable", error)
+    }
+}
+
+impl From<spool::fs::Error> for Trouble {
+    fn from(error: spool::fs::Error) -> Trouble {
+        Trouble::new(if error.is_full() { "disk_full" } else { "disk" }, error)
+    }
+}
+
+/// What DONE brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// A receipt, unchecked.
+    Receipt(Digest),
+    /// How the job ended.
+    Outcome(Outcome),
+}
+
+/// What DONE brought, if it can be read.
+pub fn given(reply: &Reply) -> Option<Given> {
+    let text = std::str::from_utf8(&reply.data).ok()?;
+    match text.trim_end().split_once(' ')? {
+        ("receipt", digest) => Some(Given::Receipt(digest.parse().ok()?)),
+        ("outcome", outcome) => Some(Given::Outcome(outcome.parse().unwrap_or(Outcome::Unknown))),
+        _ => None,
+    }
+}
+
+/// What a reply means to the tables.
+pub fn came(reply: &Reply) -> Came {
+    match reply.word {
+        Word::Ok => Came::Ok,
+        Word::Done => match given(reply) {
+            Some(Given::Outcome(_)) => Came::Outcome,
+            Some(Given::Receipt(_)) | None => Came::Receipt,
+        },
+        Word::NeedKey => Came::NeedKey,
+        Word::Gone => Came::Gone,
+        Word::Later => Came::Later,
+    }
+}
+
+/// Says something to a peer and gives its authentic reply.
+pub async fn ask<N: Net>(world: &World<N>, peer: &Known, ask: Ask, msgid: MsgId) -> Result<Reply, Trouble> {
+    let mut nonce = [0; 16];
+    world.rng.fill(&mut nonce);
+    let verb = ask.verb();
+    let what = What::Request(ask, msgid, Nonce(nonce));
+    let path = url::sign(&peer.remote.username, &what, world.ours(), &peer.pair.request_out);
+    let get = Get { path: path.clone(), from: 0, until: None, wait: Duration::ZERO };
+    let mut answer = world.net.get(&peer.remote, get).await?;
+    let body = answer.body.whole(REPLY_MAX).await?;
+    let Some(reply) = Reply::open(&body, &path, &peer.pair.request_out) else {
+        let error = match answer.status {
+            404 => format!("{verb}: it does not know us (404)"),
+            status => format!("{verb}: an answer that does not verify (status {status})"),
+        };
+        return Err(Trouble::new("unauthentic", error));
+    };
+    world.hear(&peer.remote.username);
+    Ok(reply)
+}

@@ -1,0 +1,84 @@
+//! Fetching the sealed message: with resume, and never more than was announced.
+
+use crate::World;
+use crate::comm::Trouble;
+use crate::net::{Get, Net};
+use crate::peers::Known;
+use spool::fs::{Fs, LogFile, Result};
+use spool::layout::{Place, SEALED};
+use spool::look::SEALED_MAX;
+use spool::name::{Digest, MsgId};
+use spool::url::{self, Sealed, What};
+use std::time::Duration;
+
+/// What a fetch gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// The file is here as `sealed`, and is what `snd` named.
+    Here,
+    /// All of it came, and it is another file.
+    Another,
+}
+
+/// Pulls the sealed message that `snd` named into `rqueue/<msgid>/sealed`. What
+/// came before a cut lies in `.part` and is continued.
+pub async fn sealed<N: Net>(
+    world: &World<N>,
+    peer: &Known,
+    msgid: MsgId,
+    said: Sealed,
+) -> std::result::Result<Fetched, Trouble> {
+    let fs = &*world.fs;
+    if said.length > SEALED_MAX as u64 {
+        return Ok(Fetched::Another);
+    }
+    let part = Place::Rqueue.file(msgid, ".part");
+    let mut file = part_file(fs, &part)?;
+    let mut size = file.size()?;
+    if size < said.length {
+        let what = What::Queue(msgid);
+        let path = url::sign(&peer.remote.username, &what, world.ours(), &peer.pair.request_out);
+        let get = Get { path, from: size, until: None, wait: Duration::ZERO };
+        let mut answer = world.net.get(&peer.remote, get).await?;
+        if !matches!(answer.status, 200 | 206) || answer.start != size {
+            return Err(Trouble::new(
+                "unreachable",
+                format!("the message cannot be fetched (status {})", answer.status),
+            ));
+        }
+        while let Some(bytes) = answer.body.next().await? {
+            if size + bytes.len() as u64 > said.length {
+                fs.remove(&part)?;
+                return Ok(Fetched::Another);
+            }
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                rest = &rest[file.append(rest)?..];
+            }
+            size += bytes.len() as u64;
+        }
+    }
+    if size < said.length {
+        return Err(Trouble::new("unreachable", format!("the message broke off at {size} of {} bytes", said.length)));
+    }
+    let matches = Digest::of(&fs.read(&part, SEALED_MAX)?) == said.digest;
+    let to = Place::Rqueue.file(msgid, SEALED);
+    fs.remove(&to)?;
+    if !matches {
+        fs.remove(&part)?;
+        return Ok(Fetched::Another);
+    }
+    fs.rename(&part, &to)?;
+    Ok(Fetched::Here)
+}
+
+fn part_file(fs: &dyn Fs, path: &str) -> Result<Box<dyn LogFile>> {
+    match fs.open_log(path) {
+        Err(error) if error.is_absent() => fs.create_log(path),
+        Err(spool::fs::Error::Damaged { .. }) => {
+            fs.remove(path)?;
+            fs.create_log(path)
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,579 @@
+//! Works on `jobs/<msgid>`: both sides of a job (doc/SPOOL.md#jobs).
+//!
+//! Steps are decided under the directory's lock from a fresh look; streams run
+//! beside them without it. A job is attended to as long as its logs flow, and
+//! handed back to the schedule when it only waits for one word of the peer.
+
+use crate::World;
+use crate::comm::{self, Given, Trouble, given};
+use crate::net::Net;
+use crate::peers::Known;
+use crate::pull::Pull;
+use crate::state::{self, Came, Change, File, RecipientStep, SenderStep};
+use crate::steps::{self, Steps};
+use crate::stream::{Event, Stream};
+use spool::atomic::SICK;
+use spool::crypto::Key;
+use spool::facts::Facts;
+use spool::fs::Lock;
+use spool::layout::{self, MESSAGE, ONETIME, Owner, PLUMB, Place, SEALED, log_in, log_out, rest_label};
+use spool::log::{self, Writer};
+use spool::look::{self, MESSAGE_MAX};
+use spool::name::{Chan, Digest, MsgId, Role};
+use spool::outcome::Outcome;
+use spool::phase::{Mark, RecipientPhase, SenderPhase};
+use spool::report::{Report, Turn};
+use spool::retry::{Backoff, Ceiling};
+use spool::segment::{self, EndKind, JobKeys};
+use spool::tap1::{self, Kind};
+use spool::url::Ask;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+/// After its input was aborted, a recipient has this long to end by itself.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Whether the peer still has the job is asked about this often, at random, while its logs flow.
+const ASK_EVERY: Duration = Duration::from_secs(45);
+/// That a job is not idle is noted this often, in seconds of observed uptime.
+const ALIVE_EVERY: u64 = 3600;
+
+/// What one look at a job decided.
+enum Decided {
+    Sender(SenderStep),
+    Recipient(RecipientStep, bool),
+    /// The directory is gone.
+    Gone,
+}
+
+/// A job that is being worked on.
+pub struct Job<N: Net> {
+    world: Arc<World<N>>,
+    msgid: MsgId,
+    owner: Option<Owner>,
+    peer: Option<Arc<Known>>,
+    keys: Option<JobKeys>,
+    /// At the recipient, while the message is here: the receipt for it.
+    owed: Option<Digest>,
+    streams: JoinSet<()>,
+    running: Vec<Chan>,
+    /// Channels whose producer knows that their END is held here.
+    told: Vec<Chan>,
+    events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
+    /// When the input was found aborted.
+    aborted: Option<Duration>,
+    /// When `rcp` and `sta` are due again.
+    ask_at: Duration,
+    /// Nothing but its logs' flowing has been waited for before.
+    flowed: bool,
+    backoff: Backoff,
+    by_hand: bool,
+}
+
+impl<N: Net> Job<N> {
+    /// A job to be worked on.
+    pub fn new(world: Arc<World<N>>, msgid: MsgId) -> Job<N> {
+        let owner = Owner::read(&*world.fs, &Place::Jobs.dir(msgid));
+        let peer = owner.as_ref().and_then(|owner| world.peer(&owner.username));
+        let message = message(&world, msgid);
+        let keys = owner.as_ref().and_then(|owner| keys(&world, msgid, owner, message.as_deref()));
+        let digest = message.as_deref().map(|message| Digest::of(message));
+        let owed = peer.as_ref().zip(digest).map(|(peer, digest)| peer.pair.give_receipt(msgid, digest));
+        Job {
+            world,
+            msgid,
+            owner,
+            peer,
+            keys,
+            owed,
+            streams: JoinSet::new(),
+            running: Vec::new(),
+            told: Vec::new(),
+            events: unbounded_channel(),
+            aborted: None,
+            ask_at: Duration::ZERO,
+            flowed: false,
+            backoff: Backoff::default(),
+            by_hand: false,
+        }
+    }
+
+    /// Works on it without streams: steps until the next move is somebody
+    /// else's, asking at once whatever can be asked.
+    pub async fn once(mut self) -> Report {
+        self.step().await
+    }
+
+    /// The same for whoever pulls its logs by hand: it may be done again, and
+    /// what must be remembered in between is. [`Turn::Live`] says that logs flow.
+    pub async fn step(&mut self) -> Report {
+        (self.by_hand, self.flowed) = (true, true);
+        self.ask_at = Duration::from_nanos(1);
+        let mut steps = self.steps();
+        let turn = self.round(&mut steps).await.map(|turn| turn.unwrap_or(Turn::Live));
+        steps.report(turn)
+    }
+
+    /// Works on it until no log flows and the next move is somebody else's.
+    /// `wake` says that something here changed; `tell` takes reports on the way.
+    pub async fn attend(mut self, wake: &Notify, tell: impl Fn(Report)) -> Report {
+        let mut steps = self.steps();
+        // Each order is answered by a report, or the schedule would take it for unfinished.
+        let mut ordered = true;
+        loop {
+            match self.round(&mut steps).await {
+                Ok(Some(turn)) => return steps.report(Ok(turn)),
+                Err(trouble) => return steps.report(Err(trouble)),
+                Ok(None) if std::mem::take(&mut ordered) => tell(self.steps().report(Ok(Turn::Live))),
+                Ok(None) => {}
+            }
+            while !self.is_due() {
+                tokio::select! {
+                    () = wake.notified() => {
+                        ordered = true;
+                        break;
+                    }
+                    () = tokio::time::sleep(self.until_due()) => {}
+                    event = self.events.1.recv() => {
+                        let ends = matches!(event, Some(Event::Ended(_) | Event::Broken(_)));
+                        self.hear(event).map(&tell);
+                        if ends {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// How long until a word or the end of our patience is due.
+    fn until_due(&self) -> Duration {
+        let due = self.aborted.map_or(self.ask_at, |since| self.ask_at.min(since + PATIENCE));
+        due.saturating_sub(self.world.clock.now())
+    }
+
+    fn is_due(&self) -> bool {
+        self.until_due().is_zero()
+    }
+
+    fn steps(&self) -> Steps {
+        let mut steps = Steps::new(Place::Jobs, self.msgid);
+        steps.peer(self.peer.as_ref().map(|peer| peer.name.to_string()));
+        steps.bound(self.ceiling());
+        steps
+    }
+
+    fn ceiling(&self) -> Ceiling {
+        let waits = self.is_wanted();
+        match &self.peer {
+            Some(peer) if self.world.ceiling(peer) == Ceiling::Live => Ceiling::Live,
+            _ if waits => Ceiling::Foreground,
+            _ => Ceiling::Background,
+        }
+    }
+
+    /// Steps until something must be waited for: `None` while logs flow.
+    async fn round(&mut self, steps: &mut Steps) -> Result<Option<Turn>, Trouble> {
+        *steps = self.steps();
+        while steps.another() {
+            let lock = match self.lock()? {
+                Some(lock) => lock,
+                None => return Ok(Some(Turn::Gone)),
+            };
+            let (decided, flowing) = self.decide()?;
+            if flowing {
+                if !self.by_hand {
+                    self.start_streams()?;
+                }
+            } else {
+                self.stop_streams();
+            }
+            let (came, brought) = match self.act(&decided, lock, steps).await {
+                Ok(Some(came)) => came,
+                Ok(None) => return Ok(None),
+                // Logs flow whether or not one word came through.
+                Err(trouble) if flowing => {
+                    self.ask_at = self.world.clock.now() + self.backoff.delay(self.ceiling(), &*self.world.rng);
+                    steps.waits_for(trouble.cause);
+                    return Ok(None);
+                }
+                Err(trouble) => return Err(trouble),
+            };
+            let changes = match decided {
+                Decided::Gone => return Ok(Some(Turn::Gone)),
+                Decided::Sender(step) => state::sender_after(step, came),
+                Decided::Recipient(step, over) => state::recipient_after(step, came, over),
+            };
+            if changes.contains(&Change::ForgetJob) && self.is_wanted() {
+                steps.waits_for("collect");
+                return Ok(Some(Turn::Peer));
+            }
+            for change in changes {
+                self.apply(*change, &brought)?;
+            }
+            if changes.contains(&Change::ForgetJob) {
+                return Ok(Some(Turn::Gone));
+            }
+            if changes.is_empty() {
+                return Ok(if flowing { None } else { Some(self.turn(&decided, steps)) });
+            }
+        }
+        Err(Trouble::new("disk", "its marks change again and again"))
+    }
+
+    fn lock(&self) -> Result<Option<Lock>, Trouble> {
+        match self.world.fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(20)) {
+            Err(error) if error.is_absent() => Ok(None),
+            Ok(None) => Err(Trouble::new("lock", "another process works on it")),
+            other => Ok(other?),
+        }
+    }
+
+    /// Whose turn it is when nothing changed and no log flows.
+    fn turn(&self, decided: &Decided, steps: &mut Steps) -> Turn {
+        let (cause, turn) = match decided {
+            Decided::Gone => ("", Turn::Gone),
+            Decided::Sender(SenderStep::Tell | SenderStep::Cxl) => ("cancel", Turn::Peer),
+            Decided::Sender(_) => ("collect", Turn::Rest),
+            Decided::Recipient(RecipientStep::Rcp, _) => ("receipt", Turn::Peer),
+            Decided::Recipient(RecipientStep::Ask, _) => ("reader", Turn::Peer),
+            Decided::Recipient(RecipientStep::Release, _) => ("cancel", Turn::Peer),
+            Decided::Recipient(_, true) => return Turn::Rest,
+            Decided::Recipient(_, false) => ("keeper", Turn::Rest),
+        };
+        steps.waits_for(cause);
+        turn
+    }
+
+    /// Does a living `plumb` still read from here?
+    fn is_wanted(&self) -> bool {
+        let sender = self.owner.as_ref().is_some_and(|owner| owner.role == Role::Sender);
+        sender && self.world.fs.is_locked(&Place::Jobs.file(self.msgid, PLUMB)).unwrap_or(true)
+    }
+
+    /// Looks, and asks the tables; also says whether logs flow.
+    fn decide(&mut self) -> Result<(Decided, bool), Trouble> {
+        let (fs, ages) = (&*self.world.fs, self.world.settings.ages());
+        if !fs.exists(&Place::Jobs.dir(self.msgid)) {
+            return Ok((Decided::Gone, false));
+        }
+        match &self.owner {
+            Some(owner) if owner.role == Role::Sender => {
+                let receipt = self.receipt_is_valid(owner);
+                let mut seen = look::sender(fs, self.msgid, &ages, owner, self.keys.is_some(), receipt)?;
+                let now = self.world.clock.now();
+                if seen.phase() == SenderPhase::Ending {
+                    seen.patience_over = now >= *self.aborted.get_or_insert(now) + PATIENCE;
+                } else {
+                    self.aborted = None;
+                }
+                if seen.phase() == SenderPhase::Ended && !seen.wanted && seen.input_ended {
+                    seen.patience_over = self.has_aborted()?;
+                }
+                let flowing = match seen.phase() {
+                    SenderPhase::Live | SenderPhase::Ending => true,
+                    // The recipient keeps its logs until it is told that they are held here.
+                    SenderPhase::Ended => self.peer.is_some() && self.has_untold(),
+                    _ => false,
+                };
+                if flowing && seen.phase() == SenderPhase::Ended {
+                    self.ask_at = self.ask_at.max(now + self.ask_every());
+                }
+                Ok((Decided::Sender(state::sender(&seen)), flowing))
+            }
+            owner => {
+                let seen = look::recipient(fs, self.msgid, &ages, owner.as_ref(), self.keys.is_some())?;
+                let receipt = self.receipt().is_some();
+                let flowing = seen.phase() == RecipientPhase::Live;
+                Ok((Decided::Recipient(state::recipient(&seen, receipt), seen.over), flowing))
+            }
+        }
+    }
+
+    fn receipt_is_valid(&self, owner: &Owner) -> bool {
+        let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt);
+        let receipt: Option<Digest> = facts.and_then(|facts| facts.value("receipt"));
+        match (receipt, owner.digest, &self.peer) {
+            (Some(receipt), Some(digest), Some(peer)) => peer.pair.is_receipt(receipt, self.msgid, digest),
+            _ => false,
+        }
+    }
+
+    /// Does the step. `None`: it is not due, or nothing is to be done but wait.
+    /// The lock is held for what happens here, and let go before a word is waited for.
+    async fn act(
+        &mut self,
+        decided: &Decided,
+        lock: Lock,
+        steps: &mut Steps,
+    ) -> Result<Option<(Came, Option<Outcome>)>, Trouble> {
+        let fs = &*self.world.fs;
+        let ask = match decided {
+            Decided::Gone => return Ok(Some((Came::Worked, None))),
+            Decided::Sender(step) => match step {
+                SenderStep::Rest => return Ok(Some((Came::Worked, None))),
+                SenderStep::Forget | SenderStep::Abort | SenderStep::Cancel => {
+                    steps.did("end");
+                    return Ok(Some((Came::Worked, None)));
+                }
+                SenderStep::Finish => return Ok(Some((Came::Worked, Some(self.sender_outcome())))),
+                SenderStep::Tell | SenderStep::Cxl => Ask::Cxl,
+                SenderStep::Stream => Ask::Sta,
+            },
+            Decided::Recipient(step, _) => match step {
+                RecipientStep::Rest => return Ok(Some((Came::Worked, None))),
+                // A delivery that could not be synced is not to be told of.
+                RecipientStep::Clean if fs.exists(SICK) => {
+                    return Err(Trouble::new("sick", "a sync has failed since the daemon started"));
+                }
+                RecipientStep::Forget | RecipientStep::Destroy | RecipientStep::Clean | RecipientStep::Cancel => {
+                    steps.did("clean");
+                    return Ok(Some((Came::Worked, None)));
+                }
+                RecipientStep::Finish => return Ok(Some((Came::Worked, Some(self.recipient_outcome())))),
+                RecipientStep::Vouch => {
+                    self.owed.ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
+                    steps.did("receipt");
+                    return Ok(Some((Came::Worked, None)));
+                }
+                RecipientStep::Rcp => {
+                    let receipt = self.receipt();
+                    Ask::Rcp(receipt.ok_or_else(|| Trouble::new("disk", "the receipt changed meanwhile"))?)
+                }
+                RecipientStep::Ask | RecipientStep::Stream | RecipientStep::Release => Ask::Sta,
+            },
+        };
+        let flows = matches!(
+            decided,
+            Decided::Sender(SenderStep::Stream) | Decided::Recipient(RecipientStep::Stream | RecipientStep::Rcp, false)
+        );
+        let now = self.world.clock.now();
+        if flows && now < self.ask_at {
+            return Ok(None);
+        }
+        let stream =
+            matches!(decided, Decided::Sender(SenderStep::Stream) | Decided::Recipient(RecipientStep::Stream, _));
+        if stream && !std::mem::replace(&mut self.flowed, true) {
+            // A job whose logs have just begun to flow is there.
+            self.ask_at = now + self.ask_every();
+            return Ok(None);
+        }
+        drop(lock);
+        let peer = self.peer.clone().ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
+        let verb = ask.verb();
+        let reply = comm::ask(&self.world, &peer, ask, self.msgid).await?;
+        steps.heard();
+        let came = comm::came(&reply);
+        steps.did(&format!("{verb} {}", steps::word(came)));
+        self.ask_at = now
+            + if stream {
+                self.backoff.reset();
+                self.live()?;
+                self.ask_every()
+            } else {
+                self.backoff.delay(self.ceiling().max(Ceiling::Foreground), &*self.world.rng)
+            };
+        let outcome = match (came, given(&reply)) {
+            (_, Some(Given::Outcome(outcome))) => Some(outcome),
+            (Came::Gone, _) => Some(Outcome::Unknown),
+            _ => None,
+        };
+        let _lock = match fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(100)) {
+            Ok(None) => return Err(Trouble::new("lock", "another process works on it")),
+            other => other,
+        };
+        Ok(Some((came, outcome)))
+    }
+
+    /// Notes, once in a while, that a job whose logs flow does not lie idle.
+    fn live(&self) -> Result<(), Trouble> {
+        let (fs, path) = (&*self.world.fs, Place::Jobs.file(self.msgid, "alive"));
+        let uptime = spool::clock::uptime(fs);
+        if log::hinted(fs, &path) + ALIVE_EVERY < uptime {
+            log::hint(fs, &path, uptime)?;
+        }
+        Ok(())
+    }
+
+    fn ask_every(&self) -> Duration {
+        ASK_EVERY / 2 + Duration::from_millis(self.world.rng.below(ASK_EVERY.as_millis() as u64))
+    }
+
+    /// Our receipt, if it lies here and is right as far as that can be known.
+    fn receipt(&self) -> Option<Digest> {
+        let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt)?;
+        facts.value("receipt").filter(|receipt| self.owed.is_none_or(|owed| owed == *receipt))
+    }
+
+    /// What is put down when nothing more will come from the recipient.
+    fn sender_outcome(&self) -> Outcome {
+        let fs = &*self.world.fs;
+        let dir = Place::Jobs.dir(self.msgid);
+        let boot_is_same = self.owner.as_ref().is_some_and(|owner| owner.boot == spool::clock::boot());
+        let sent = look::has(fs, &dir, Mark::Sent) || look::has(fs, &dir, Mark::Receipt) || !boot_is_same;
+        if sent { Outcome::Unknown } else { Outcome::NotStarted }
+    }
+
+    /// What is put down when a job that we run is over.
+    fn recipient_outcome(&self) -> Outcome {
+        let (fs, dir) = (&*self.world.fs, Place::Jobs.dir(self.msgid));
+        let exit = look::mark(fs, &dir, Mark::RunExit).and_then(|facts| facts.value("outcome"));
+        match exit {
+            Some(outcome) => outcome,
+            None if look::has(fs, &dir, Mark::RunStarted) || look::has(fs, &dir, Mark::RunExit) => Outcome::Interrupted,
+            None => Outcome::NotStarted,
+        }
+    }
+
+    fn apply(&mut self, change: Change, outcome: &Option<Outcome>) -> Result<(), Trouble> {
+        let fs = &*self.world.fs;
+        let file = |name: &str| Place::Jobs.file(self.msgid, name);
+        match change {
+            Change::PutInJob(mark) => {
+                let facts = Facts::new().with_some("outcome", outcome.as_ref());
+                steps::put_in_job(fs, self.msgid, mark, facts)?;
+            }
+            Change::Put(Mark::Receipt) => {
+                Facts::new().with_some("receipt", self.owed).hint(fs, &file(Mark::Receipt.name()))?;
+            }
+            Change::Put(mark) => Facts::new().with("at", spool::clock::uptime(fs)).hint(fs, &file(mark.name()))?,
+            Change::Lose(File::Key) => fs.remove(&file(ONETIME))?,
+            Change::Lose(File::Sealed) => {
+                fs.remove(&file(SEALED))?;
+                for mark in [Mark::PeerReq, Mark::PeerOk, Mark::RecvReq, Mark::RecvRdy] {
+                    fs.remove(&file(mark.name()))?;
+                }
+            }
+            Change::Abort => self.abort()?,
+            Change::Destroy => {
+                self.lose_running()?;
+                for name in ["in", "out", MESSAGE, ONETIME, SEALED] {
+                    fs.remove(&file(name))?;
+                }
+                for mark in [Mark::PeerReq, Mark::PeerOk, Mark::RecvReq, Mark::RecvRdy, Mark::Cancel] {
+                    fs.remove(&file(mark.name()))?;
+                }
+                (self.keys, self.owed) = (None, None);
+            }
+            Change::ForgetQueue => fs.remove(&Place::Queue.dir(self.msgid))?,
+            Change::ForgetJob => {
+                self.lose_running()?;
+                fs.remove(&Place::Jobs.dir(self.msgid))?;
+            }
+            Change::Keep(_)
+            | Change::Lose(File::Certificate | File::Message)
+            | Change::Take(_)
+            | Change::Deliver
+            | Change::ForgetRqueue => unreachable!("no step of a job has this change"),
+        }
+        Ok(())
+    }
+
+    /// Removes the lock of a keeper that was killed before it could.
+    fn lose_running(&self) -> Result<(), Trouble> {
+        let (fs, path) = (&*self.world.fs, layout::running(self.msgid));
+        if fs.exists(&path)
+            && let Some(_lock) = fs.lock_file(&path, Duration::ZERO)?
+        {
+            fs.remove(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Ends our input log in place of the `plumb` that is gone.
+    fn abort(&self) -> Result<(), Trouble> {
+        Ok(self.input()?.end(EndKind::Aborted)?)
+    }
+
+    /// Was our input broken off, by us or by a `plumb` that could not read it?
+    fn has_aborted(&self) -> Result<bool, Trouble> {
+        Ok(self.input()?.ended().is_some_and(|end| end.kind == EndKind::Aborted))
+    }
+
+    fn input(&self) -> Result<Writer, Trouble> {
+        let keys = self.keys.clone().ok_or_else(|| Trouble::new("disk", "the job's secret is lost"))?;
+        let dir = log_out(self.msgid, Chan::STDIN);
+        layout::make_dirs(&*self.world.fs, &dir)?;
+        let stream = segment::Stream { chan: Chan::STDIN, producer: Role::Sender };
+        Ok(Writer::open(self.world.fs.clone(), &dir, keys, stream)?)
+    }
+
+    /// Starts the streams that this side pulls, those that do not run yet.
+    fn start_streams(&mut self) -> Result<(), Trouble> {
+        let (Some(peer), Some(keys), Some(owner)) = (&self.peer, &self.keys, &self.owner) else { return Ok(()) };
+        let producer = owner.role.other();
+        for &chan in producer.produces() {
+            let broken = self.world.fs.exists(&format!("{}/broken", log_in(self.msgid, chan)));
+            if self.running.contains(&chan) || broken {
+                continue;
+            }
+            let pull = Pull::open(self.world.fs.clone(), keys.clone(), segment::Stream { chan, producer })?;
+            let stream = Stream::new(self.world.clone(), peer.clone(), pull, self.events.0.clone());
+            self.streams.spawn(stream.run());
+            self.running.push(chan);
+        }
+        Ok(())
+    }
+
+    /// Is there an output whose producer may not know that its END is held here?
+    fn has_untold(&self) -> bool {
+        let broken = |chan: Chan| self.world.fs.exists(&format!("{}/broken", log_in(self.msgid, chan)));
+        Role::Recipient.produces().iter().any(|&chan| !self.told.contains(&chan) && !broken(chan))
+    }
+
+    fn stop_streams(&mut self) {
+        self.streams.abort_all();
+        self.running.clear();
+    }
+
+    /// Takes a stream's word; a report if a person might want to know.
+    fn hear(&mut self, event: Option<Event>) -> Option<Report> {
+        let (trouble, delay) = match event? {
+            Event::Trouble(_, trouble, delay) => (Some(trouble), Some(delay)),
+            Event::Fine(_) => (None, None),
+            Event::Failed(chan, trouble) => {
+                self.running.retain(|running| *running != chan);
+                self.ask_at = self.world.clock.now() + Duration::from_secs(1);
+                (Some(trouble), Some(Duration::from_secs(1)))
+            }
+            Event::Ended(chan) => {
+                if !self.told.contains(&chan) {
+                    self.told.push(chan);
+                }
+                return None;
+            }
+            Event::Broken(_) => return None,
+            Event::Over => {
+                self.ask_at = self.world.clock.now().min(self.ask_at).max(Duration::from_nanos(1));
+                return None;
+            }
+        };
+        let mut steps = self.steps();
+        steps.next_in(delay);
+        let mut report = steps.report(Ok(Turn::Live));
+        report.cause = trouble.as_ref().map(|trouble| trouble.cause.to_string());
+        report.error = trouble.map(|trouble| trouble.error);
+        Some(report)
+    }
+}
+
+/// The message that was delivered, if it opens.
+fn message<N: Net>(world: &World<N>, msgid: MsgId) -> Option<Zeroizing<Vec<u8>>> {
+    let sealed = world.fs.read(&Place::Jobs.file(msgid, MESSAGE), MESSAGE_MAX + 1024).ok()?;
+    world.spool_key.open(&rest_label(MESSAGE, msgid), &sealed).ok()
+}
+
+/// The keys of a job, whichever side we are on; `None` if its secret does not open.
+fn keys<N: Net>(world: &World<N>, msgid: MsgId, owner: &Owner, message: Option<&Vec<u8>>) -> Option<JobKeys> {
+    match owner.role {
+        Role::Sender => look::sender_keys(&*world.fs, msgid, &world.spool_key, world.ours()),
+        Role::Recipient => {
+            let packet = tap1::read(&mut message?.as_slice()).ok()??;
+            let secret = Key(packet.payload.try_into().ok().filter(|_| packet.kind == Kind::Key)?);
+            Some(JobKeys { secret, sender: owner.username.clone(), recipient: world.ours().clone(), msgid })
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! One message, one step: the part of netplumb that holds the keys and dials.
+//!
+//! `state.rs` has the tables; `outgoing.rs`, `incoming.rs` and `jobs.rs` look at
+//! a directory under its lock, do the step that the tables name, and carry out
+//! its changes; `pull.rs` and `stream.rs` copy the logs of jobs. Time, chance,
+//! disk and network are arguments ([`World`]), so all of it runs in a
+//! simulator. Nothing in memory matters after a restart: every step looks
+//! again. `worker.rs` is the daemon's child.
+
+pub mod comm;
+pub mod crypto;
+pub mod fetch;
+pub mod incoming;
+pub mod jobs;
+pub mod net;
+pub mod outgoing;
+pub mod peers;
+pub mod pull;
+pub mod state;
+pub mod steps;
+pub mod stream;
+pub mod worker;
+
+use crate::net::Net;
+use crate::peers::{Known, Peers};
+use keygen::Identity;
+use spool::clock::{Clock, Rng};
+use spool::crypto::SpoolKey;
+use spool::fs::Fs;
+use spool::home::Settings;
+use spool::name::{MsgId, Username};
+use spool::retry::Ceiling;
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A job's retries are quick while its peer spoke within this.
+const LIVE: Duration = Duration::from_secs(600);
+/// A sender that was given a key has this long before it is asked whether it still wants it.
+const EARLY: Duration = Duration::from_secs(2);
+
+/// Everything that a step may use.
+pub struct World<N: Net> {
+    /// The spool.
+    pub fs: Arc<dyn Fs>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub rng: Arc<dyn Rng>,
+    /// The way to peers.
+    pub net: N,
+    /// Who we are.
+    pub identity: Identity,
+    /// The key of what waits here.
+    pub spool_key: SpoolKey,
+    /// What the configuration says.
+    pub settings: Settings,
+    peers: RwLock<Arc<Peers>>,
+    voices: Mutex<HashMap<Username, Voice>>,
+    /// When an incoming message was first seen to wait for its sender.
+    waiting: Mutex<HashMap<MsgId, Duration>>,
+}
+
+/// When a peer last spoke, and who waits for it to speak again.
+#[derive(Default)]
+struct Voice {
+    last: Option<Duration>,
+    next: Arc<Notify>,
+}
+
+impl<N: Net> World<N> {
+    /// Puts a world together.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        net: N,
+        identity: Identity,
+        spool_key: SpoolKey,
+        settings: Settings,
+        peers: Peers,
+    ) -> World<N> {
+        let (peers, voices, waiting) = (RwLock::new(Arc::new(peers)), Mutex::default(), Mutex::default());
+        World { fs, clock, rng, net, identity, spool_key, settings, peers, voices, waiting }
+    }
+
+    /// Our own username.
+    pub fn ours(&self) -> &Username {
+        self.identity.username()
+    }
+
+    /// A peer that we know.
+    pub fn peer(&self, username: &Username) -> Option<Arc<Known>> {
+        self.peers().get(username).cloned()
+    }
+
+    /// All peers that we know.
+    pub fn peers(&self) -> Arc<Peers> {
+        self.peers.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Knows these peers from here on.
+    pub fn know(&self, peers: Peers) {
+        *self.peers.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(peers);
+    }
+
+    fn voice<T>(&self, username: &Username, look: impl FnOnce(&mut Voice) -> T) -> T {
+        let mut voices = self.voices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        look(voices.entry(username.clone()).or_default())
+    }
+
+    /// Has this incoming message been waiting for its sender for a moment only?
+    pub fn is_early(&self, msgid: MsgId) -> bool {
+        let now = self.clock.now();
+        let mut waiting = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        now < *waiting.entry(msgid).or_insert(now) + EARLY
+    }
+
+    /// Forgets how long an incoming message has been waiting.
+    pub fn forget(&self, msgid: MsgId) {
+        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&msgid);
+    }
+
+    /// An authentic word of this peer came: whoever waits for it need wait no longer.
+    pub fn hear(&self, username: &Username) {
+        let now = self.clock.now();
+        self.voice(username, |voice| {
+            voice.last = Some(now);
+            voice.next.notify_waiters();
+        });
+    }
+
+    /// Bytes of this peer came that verify.
+    pub fn progress(&self, username: &Username) {
+        let now = self.clock.now();
+        self.voice(username, |voice| voice.last = Some(now));
+    }
+
+    /// Becomes ready when this peer is heard.
+    pub fn heard(&self, username: &Username) -> impl Future<Output = ()> + Send + use<N> {
+        let next = self.voice(username, |voice| voice.next.clone());
+        async move { next.notified().await }
+    }
+
+    /// How long retries of a live job with this peer may wait.
+    pub fn ceiling(&self, peer: &Known) -> Ceiling {
+        let now = self.clock.now();
+        let last = self.voice(&peer.remote.username, |voice| voice.last);
+        match last {
+            Some(last) if now.saturating_sub(last) < LIVE => Ceiling::Live,
+            _ => Ceiling::Foreground,
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The peers as the loop knows them: certificates, pair keys, addresses.
+
+use crate::net::Remote;
+use keygen::{Chain, Identity, Pair};
+use spool::home::Home;
+use spool::name::{PeerName, Username};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A peer with all that is needed to talk to it.
+pub struct Known {
+    /// What we call it.
+    pub name: PeerName,
+    /// Where it is.
+    pub remote: Remote,
+    /// Its certificates, verified, and the keys that only the two of us have.
+    pub pair: Pair,
+}
+
+/// All peers, by username.
+pub type Peers = HashMap<Username, Arc<Known>>;
+
+/// Reads all peers of a home. One that cannot be used is said in the log and left out.
+pub fn load(home: &Home, identity: &Identity) -> Peers {
+    let peers = home.peers(|error| tracing::warn!("{error}"));
+    let known = peers.into_values().filter_map(|peer| {
+        let pair = Chain::load(home, &peer.name).and_then(|chain| Pair::new(identity, &chain));
+        let pair = pair.inspect_err(|error| tracing::warn!("peer {}: {error}", peer.name)).ok()?;
+        let remote = Remote { username: peer.username, addresses: peer.policy.address };
+        Some(Known { name: peer.name, remote, pair })
+    });
+    known.map(|known| (known.remote.username.clone(), Arc::new(known))).collect()
+}

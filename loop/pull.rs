@@ -1,0 +1,215 @@
+//! One channel's log on its way to us: what to GET next, and what came.
+//!
+//! No waiting and no tasks here: `stream.rs` drives it with sockets and
+//! threads, a simulator by hand. What has been synced is told to the producer
+//! as `got` with the next GET (doc/PROTOCOL.md#streams).
+
+use crate::comm::Trouble;
+use spool::fs::{Fs, Result};
+use spool::layout::{log_in, make_dirs};
+use spool::log::{self, Copy, CopyError, WINDOW};
+use spool::name::{Chan, MsgId};
+use spool::segment::{End, JobKeys, Stream};
+use std::sync::Arc;
+
+/// The copy of one channel's log, with how much of it is durable.
+pub struct Pull {
+    fs: Arc<dyn Fs>,
+    dir: String,
+    keys: JobKeys,
+    stream: Stream,
+    copy: Copy,
+    synced: u64,
+    read: u64,
+    /// Segments that may have bytes which are not yet durable, oldest first.
+    unsynced: Vec<u64>,
+    /// The segment whose name is durable.
+    named: Option<u64>,
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// GET this segment from one offset in its file, up to another.
+    Get {
+        /// The segment.
+        n: u64,
+        /// The offset in its file.
+        from: u64,
+        /// No further than this, so that the window is kept.
+        until: u64,
+    },
+    /// The reader must take something first.
+    Full,
+    /// Nothing: END is held.
+    End,
+}
+
+impl Pull {
+    /// Opens the copy of a job's channel where it stopped. What lies there from
+    /// before counts as not yet durable.
+    pub fn open(fs: Arc<dyn Fs>, keys: JobKeys, stream: Stream) -> Result<Pull> {
+        let dir = log_in(keys.msgid, stream.chan);
+        make_dirs(&*fs, &dir)?;
+        let copy = Copy::open(fs.clone(), &dir, keys.clone(), stream)?;
+        let unsynced = log::segments(&*fs, &dir)?;
+        let read = log::hinted(&*fs, &format!("{dir}/read"));
+        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, unsynced, named: None })
+    }
+
+    /// The channel.
+    pub fn chan(&self) -> Chan {
+        self.stream.chan
+    }
+
+    /// The job.
+    pub fn msgid(&self) -> MsgId {
+        self.keys.msgid
+    }
+
+    /// What to do next. Looks at how far the reader is.
+    pub fn want(&mut self) -> Want {
+        if self.copy.end().is_some() {
+            return Want::End;
+        }
+        self.read = self.read.max(log::hinted(&*self.fs, &format!("{}/read", self.dir)));
+        let allowance = (self.read + WINDOW).saturating_sub(self.copy.offset());
+        if allowance == 0 {
+            return Want::Full;
+        }
+        let (n, from) = self.copy.wanted();
+        Want::Get { n, from, until: from + allowance }
+    }
+
+    /// Takes over bytes that came; says how many became readable. Bytes that do
+    /// not verify are dropped: pull again.
+    pub fn feed(&mut self, bytes: &[u8]) -> std::result::Result<usize, CopyError> {
+        let before = self.copy.segment();
+        let fed = self.copy.feed(bytes);
+        match &fed {
+            Ok(_) => {
+                if self.copy.segment() != before {
+                    self.unsynced.extend(self.copy.segment());
+                }
+            }
+            // Counters are spent: the next bytes need a copy that knows its place.
+            Err(CopyError::Bad(_) | CopyError::Disk(_)) => {
+                self.copy = Copy::open(self.fs.clone(), &self.dir, self.keys.clone(), self.stream)?;
+            }
+            Err(CopyError::Broken { .. }) => {}
+        }
+        fed
+    }
+
+    /// The wanted segment is said to be closed and so large.
+    pub fn close(&mut self, size: u64) {
+        self.copy.close(size);
+    }
+
+    /// Nothing new came: what was not verified is wanted again. Says whether there was any.
+    pub fn doubt(&mut self) -> bool {
+        self.copy.doubt()
+    }
+
+    /// The wanted segment is not there; an authentic word says which are. An
+    /// error: what is wanted is gone for good.
+    pub fn missing(&mut self, first: u64, last: u64) -> std::result::Result<(), Trouble> {
+        let (n, _) = self.copy.wanted();
+        if n < first {
+            let why = format!("segment {n} is gone, the first is {first}");
+            return Err(Trouble::new("interrupted", why));
+        }
+        if n > last {
+            self.copy.back();
+        }
+        Ok(())
+    }
+
+    /// The end of what is held, durable or not.
+    pub fn offset(&self) -> u64 {
+        self.copy.offset()
+    }
+
+    /// The end of what is held for good.
+    pub fn got(&self) -> u64 {
+        self.synced
+    }
+
+    /// END, once it is held for good.
+    pub fn ended(&self) -> Option<End> {
+        self.copy.end().filter(|_| self.synced == self.copy.offset())
+    }
+
+    /// Work for a thread that may block, if anything is not yet durable.
+    pub fn sync(&self) -> Option<Sync> {
+        if self.synced == self.copy.offset() {
+            return None;
+        }
+        let (segment, dir) = (self.copy.segment(), self.dir.clone());
+        let (named, above_named) = (self.named == segment, self.named.is_some());
+        let (fs, segments, offset) = (self.fs.clone(), self.unsynced.clone(), self.copy.offset());
+        Some(Sync { fs, segments, dir, named, above_named, segment, offset })
+    }
+
+    /// A sync is done: all below its offset is durable.
+    pub fn synced(&mut self, sync: Synced) -> Result<()> {
+        self.synced = self.synced.max(sync.offset);
+        self.named = sync.segment;
+        self.unsynced.retain(|n| Some(*n) >= sync.segment);
+        self.copy.forget(self.read, self.synced)
+    }
+
+    /// The channel can never be completed: says so durably, for whoever reads it.
+    pub fn interrupt(&self, why: &str) -> Result<()> {
+        let path = format!("{}/broken", self.dir);
+        match self.fs.commit(&path, format!("{why}\n").as_bytes()) {
+            Err(error) if error.is_taken() => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// A sync that is to be done, on any thread.
+pub struct Sync {
+    fs: Arc<dyn Fs>,
+    segments: Vec<u64>,
+    dir: String,
+    named: bool,
+    above_named: bool,
+    segment: Option<u64>,
+    offset: u64,
+}
+
+/// A sync that is done.
+pub struct Synced {
+    segment: Option<u64>,
+    offset: u64,
+}
+
+impl Sync {
+    /// Does it: the segments, and for a new one their directory (and the first
+    /// time those above it).
+    pub fn run(self) -> Result<Synced> {
+        let above = self.dir.match_indices('/').skip(1).map(|(at, _)| &self.dir[..at]);
+        let names: Vec<&str> = match (self.named, self.above_named) {
+            (true, _) => Vec::new(),
+            (false, true) => vec![&self.dir],
+            // Whichever segment is the first: those before it may hold nothing.
+            (false, false) => above.chain([self.dir.as_str()]).collect(),
+        };
+        let segments: Vec<String> = self.segments.iter().map(|n| format!("{}/{n}", self.dir)).collect();
+        let paths: Vec<&str> = segments.iter().map(String::as_str).chain(names).collect();
+        self.fs.sync_all(&paths)?;
+        Ok(Synced { segment: self.segment, offset: self.offset })
+    }
+}
+
+impl From<CopyError> for Trouble {
+    fn from(error: CopyError) -> Trouble {
+        match error {
+            CopyError::Disk(error) => error.into(),
+            CopyError::Bad(_) => Trouble::new("unauthentic", error),
+            CopyError::Broken { .. } => Trouble::new("interrupted", error),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Drives one channel's pull: one GET outstanding, syncs on a thread beside it.
+//!
+//! The next GET never waits for the last sync; `got` in it is the last finished
+//! one. A sync that ends while no bytes are coming is told by a request of its
+//! own. A bare status moves nothing: it makes us ask (doc/PROTOCOL.md#streams).
+
+use crate::World;
+use crate::comm::{self, Trouble};
+use crate::net::{Answer, Body, Get, Net, NetError};
+use crate::peers::Known;
+use crate::pull::{Pull, Sync, Synced, Want};
+use bytes::Bytes;
+use spool::log::CopyError;
+use spool::name::{Chan, decimal};
+use spool::retry::{Backoff, Ceiling};
+use spool::url::{self, Ask, What, Word};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
+
+/// What a stream tells the job that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// It cannot go on for now; the next try comes in so long.
+    Trouble(Chan, Trouble, Duration),
+    /// It goes on.
+    Fine(Chan),
+    /// Our own disk failed it; it is to be opened anew.
+    Failed(Chan, Trouble),
+    /// END is held for good, and the producer was told.
+    Ended(Chan),
+    /// It can never be completed; `broken` says so.
+    Broken(Chan),
+    /// The peer says that the job is gone or over: ask for it.
+    Over,
+}
+
+/// A live job's pulls wait this long for a byte.
+const WAIT: Duration = Duration::from_secs(2);
+/// How long to wait before looking again whether the reader took something.
+const FULL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
+
+type Asked = Pin<Box<dyn Future<Output = Result<Answer, NetError>> + Send>>;
+type Paused = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What is under way on the link.
+enum Under {
+    /// A GET.
+    Get(Asked),
+    /// Its bytes.
+    Body(Body),
+    /// Nothing, for a while.
+    Pause(Paused),
+    /// Nothing any more: END is held.
+    End,
+}
+
+/// What happened next.
+enum Next {
+    Answer(Result<Answer, NetError>),
+    Bytes(Result<Option<Bytes>, NetError>),
+    Again,
+}
+
+/// One channel being pulled.
+pub struct Stream<N: Net> {
+    world: Arc<World<N>>,
+    peer: Arc<Known>,
+    pull: Pull,
+    events: UnboundedSender<Event>,
+    backoff: Backoff,
+    troubled: bool,
+    full: Duration,
+    /// The highest `got` that the producer was told.
+    told: u64,
+    syncing: Option<JoinHandle<spool::fs::Result<Synced>>>,
+    telling: Option<JoinHandle<u64>>,
+}
+
+impl<N: Net> Stream<N> {
+    /// A stream that `run` drives.
+    pub fn new(world: Arc<World<N>>, peer: Arc<Known>, pull: Pull, events: UnboundedSender<Event>) -> Stream<N> {
+        let (backoff, full) = (Backoff::default(), FULL[0]);
+        Stream { world, peer, pull, events, backoff, troubled: false, full, told: 0, syncing: None, telling: None }
+    }
+
+    /// Pulls until END is held and told, or the channel is broken, or our own
+    /// disk fails: then the job opens it anew.
+    pub async fn run(mut self) {
+        let chan = self.pull.chan();
+        let event = match self.pulled().await {
+            Ok(()) => Event::Ended(chan),
+            Err(trouble) if trouble.cause == "interrupted" => {
+                tracing::warn!("{} channel {chan}: {}", self.pull.msgid(), trouble.error);
+                match self.pull.interrupt(&trouble.error) {
+                    Ok(()) => Event::Broken(chan),
+                    Err(error) => Event::Failed(chan, error.into()),
+                }
+            }
+            Err(trouble) => Event::Failed(chan, trouble),
+        };
+        let _ = self.events.send(event);
+    }
+
+    async fn pulled(&mut self) -> Result<(), Trouble> {
+        let mut under = self.next_get();
+        loop {
+            self.start_sync()?;
+            if matches!(under, Under::End) {
+                if self.pull.ended().is_some() && self.told >= self.pull.offset() {
+                    return Ok(());
+                }
+                self.start_telling();
+            }
+            tokio::select! {
+                biased;
+                synced = finished(&mut self.syncing) => {
+                    self.pull.synced(synced.unwrap_or_else(|_| Err(lost_thread()))?)?;
+                    if !matches!(under, Under::Body(_)) {
+                        self.start_telling();
+                    }
+                }
+                told = finished(&mut self.telling) => self.told = self.told.max(told.unwrap_or(0)),
+                next = advance(&mut under) => {
+                    under = match next {
+                        Next::Bytes(Ok(Some(bytes))) => self.feed(under, &bytes)?,
+                        Next::Bytes(Ok(None)) | Next::Again => self.next_get(),
+                        Next::Bytes(Err(error)) | Next::Answer(Err(error)) => self.pause(error.into()),
+                        Next::Answer(Ok(answer)) => self.answered(answer).await?,
+                    };
+                }
+            }
+        }
+    }
+
+    /// What is to be under way next, with nothing in the way.
+    fn next_get(&mut self) -> Under {
+        match self.pull.want() {
+            Want::End => Under::End,
+            Want::Full => {
+                let pause = self.full;
+                self.full = (pause * 2).min(FULL[1]);
+                Under::Pause(Box::pin(tokio::time::sleep(pause)))
+            }
+            Want::Get { n, from, until } => {
+                self.full = FULL[0];
+                let got = self.pull.got();
+                self.told = self.told.max(got);
+                let what = What::Seg { msgid: self.pull.msgid(), chan: self.pull.chan(), n, got };
+                let path = url::sign(&self.peer.remote.username, &what, self.world.ours(), &self.peer.pair.request_out);
+                let get = Get { path, from, until: Some(until), wait: WAIT };
+                let (world, peer) = (self.world.clone(), self.peer.clone());
+                Under::Get(Box::pin(async move { world.net.get(&peer.remote, get).await }))
+            }
+        }
+    }
+
+    /// Takes the head of an answer.
+    async fn answered(&mut self, answer: Answer) -> Result<Under, Trouble> {
+        match (answer.status, answer.total) {
+            (200 | 206, _) => return Ok(Under::Body(answer.body)),
+            (204, _) => {
+                self.fine();
+                self.pull.doubt();
+                return Ok(self.next_get());
+            }
+            (416, Some(total)) => {
+                let before = self.pull.want();
+                self.pull.close(total);
+                if self.pull.want() != before {
+                    return Ok(self.next_get());
+                }
+            }
+            _ => {}
+        }
+        if self.pull.doubt() {
+            return Ok(self.next_get());
+        }
+        self.ask(answer.status).await
+    }
+
+    /// A bare status proves nothing: asks for an authentic word.
+    async fn ask(&mut self, status: u16) -> Result<Under, Trouble> {
+        let reply = match comm::ask(&self.world, &self.peer, Ask::Sta, self.pull.msgid()).await {
+            Ok(reply) => reply,
+            Err(trouble) => return Ok(self.pause(trouble)),
+        };
+        if reply.word != Word::Ok {
+            let _ = self.events.send(Event::Over);
+            return Ok(self.pause(Trouble::new("over", "the peer says that the job is over")));
+        }
+        match segments_of(&reply.data, self.pull.chan()) {
+            Some((first, last)) => self.pull.missing(first, last)?,
+            // Its producer has not begun: soon.
+            None if self.pull.offset() == 0 => return Ok(self.rest(Backoff::soon(&*self.world.rng))),
+            None => return Err(Trouble::new("interrupted", "the log is gone")),
+        }
+        Ok(self.pause(Trouble::new("unauthentic", format!("a pull was answered with status {status}"))))
+    }
+
+    fn feed(&mut self, under: Under, bytes: &[u8]) -> Result<Under, Trouble> {
+        match self.pull.feed(bytes) {
+            Ok(fresh) => {
+                if fresh > 0 {
+                    self.fine();
+                }
+                Ok(under)
+            }
+            Err(error @ CopyError::Broken { .. }) => Err(error.into()),
+            Err(error) => Ok(self.pause(error.into())),
+        }
+    }
+
+    /// It goes on: the next trouble is a first one.
+    fn fine(&mut self) {
+        self.backoff.reset();
+        self.world.progress(&self.peer.remote.username);
+        if std::mem::take(&mut self.troubled) {
+            let _ = self.events.send(Event::Fine(self.pull.chan()));
+        }
+    }
+
+    /// Waits before the next try, less if the peer is heard meanwhile.
+    fn pause(&mut self, trouble: Trouble) -> Under {
+        let ceiling = if trouble.cause == "over" { Ceiling::Foreground } else { self.world.ceiling(&self.peer) };
+        let delay = self.backoff.delay(ceiling, &*self.world.rng);
+        self.troubled = true;
+        let _ = self.events.send(Event::Trouble(self.pull.chan(), trouble, delay));
+        self.rest(delay)
+    }
+
+    fn rest(&self, delay: Duration) -> Under {
+        let heard = self.world.heard(&self.peer.remote.username);
+        Under::Pause(Box::pin(async move {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = heard => {}
+            }
+        }))
+    }
+
+    /// Makes what came durable, on a thread that may block; one at a time.
+    fn start_sync(&mut self) -> Result<(), Trouble> {
+        if self.syncing.is_none()
+            && let Some(sync) = self.pull.sync()
+        {
+            self.syncing = Some(tokio::task::spawn_blocking(move || Sync::run(sync)));
+        }
+        Ok(())
+    }
+
+    /// Tells the producer what is held, by a request of its own; one at a time.
+    fn start_telling(&mut self) {
+        let got = self.pull.got();
+        if self.telling.is_some() || got <= self.told {
+            return;
+        }
+        let (world, peer, events) = (self.world.clone(), self.peer.clone(), self.events.clone());
+        let (msgid, chan) = (self.pull.msgid(), self.pull.chan());
+        self.telling = Some(tokio::spawn(async move {
+            let mut backoff = Backoff::default();
+            loop {
+                match comm::ask(&world, &peer, Ask::Got(chan, got), msgid).await {
+                    Ok(reply) => {
+                        if reply.word == Word::Gone {
+                            let _ = events.send(Event::Over);
+                        }
+                        return got;
+                    }
+                    Err(_) => tokio::time::sleep(backoff.delay(world.ceiling(&peer), &*world.rng)).await,
+                }
+            }
+        }));
+    }
+}
+
+impl<N: Net> Drop for Stream<N> {
+    fn drop(&mut self) {
+        if let Some(telling) = &self.telling {
+            telling.abort();
+        }
+    }
+}
+
+/// The next thing that happens on the link. Dropping this future loses nothing.
+async fn advance(under: &mut Under) -> Next {
+    match under {
+        Under::Get(asked) => Next::Answer(asked.await),
+        Under::Body(body) => Next::Bytes(body.next().await),
+        Under::Pause(paused) => {
+            paused.await;
+            Next::Again
+        }
+        Under::End => std::future::pending().await,
+    }
+}
+
+/// Waits for a task that may not have been started; never ready then.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match task {
+        Some(handle) => {
+            let result = handle.await;
+            *task = None;
+            result
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn lost_thread() -> spool::fs::Error {
+    spool::fs::Error::io("sync", "in", std::io::Error::other("the thread is gone"))
+}
+
+/// First and last segment of a channel's log, from the data of `sta`'s OK.
+pub fn segments_of(data: &[u8], chan: Chan) -> Option<(u64, u64)> {
+    let text = std::str::from_utf8(data).ok()?;
+    text.lines().find_map(|line| {
+        let (name, rest) = line.split_once(' ')?;
+        let (first, last) = rest.split_once(' ')?;
+        (name.parse() == Ok(chan)).then_some((decimal(first)?, decimal(last)?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_segments_of_a_channel_are_found() {
+        assert_eq!(
+            segments_of(
+                b"0 0 0
+2 3 17
+",
+                Chan::STDOUT
+            ),
+            Some((3, 17))
+        );
+        assert_eq!(
+            segments_of(
+                b"0 0 0
+",
+                Chan::STDOUT
+            ),
+            None
+        );
+        assert_eq!(
+            segments_of(
+                b"2 x 1
+",
+                Chan::STDOUT
+            ),
+            None
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! The daemon's child: orders in, steps and streams in the middle, reports out.
+//!
+//! Each message is worked on by one task at a time; an order for one that is
+//! being worked on wakes it, or is remembered. The end of the orders ends the
+//! process: whatever was under way is found again on the disk.
+
+use crate::World;
+use crate::comm;
+use crate::jobs::Job;
+use crate::net::Http;
+use crate::{incoming, outgoing, peers};
+use keygen::{Identity, stock};
+use spool::clock::System;
+use spool::fs::Fs;
+use spool::home::{self, Home};
+use spool::layout::Place;
+use spool::name::MsgId;
+use spool::report::{Order, Report};
+use spool::url::Ask;
+use std::collections::HashMap;
+use std::io::{BufRead, Write};
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What stands against starting.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The home.
+    #[error(transparent)]
+    Home(#[from] home::Error),
+    /// The identity.
+    #[error(transparent)]
+    Keygen(#[from] keygen::Error),
+    /// The runtime.
+    #[error("cannot start: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// The world of a home, as it really is.
+pub fn world(home: &Home) -> Result<Arc<World<Http>>, Error> {
+    home.check()?;
+    let (disk, identity) = (home.open_spool()?, Identity::load(home)?);
+    let peers = peers::load(home, &identity);
+    let (clock, settings) = (Arc::new(System::default()), home.settings()?);
+    let spool_key = home.spool_key()?;
+    Ok(Arc::new(World::new(disk, clock.clone(), clock, Http::default(), identity, spool_key, settings, peers)))
+}
+
+/// A runtime for whatever asks peers.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+/// Works on what standard input orders until it ends.
+pub fn run(home: &Home) -> Result<(), Error> {
+    let world = world(home)?;
+    let runtime = runtime()?;
+    let (orders, incoming) = unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            match line.parse::<Order>() {
+                Ok(order) => drop(orders.send(order)),
+                Err(bad) => tracing::warn!("{bad}: {line:?}"),
+            }
+        }
+    });
+    let home = home.clone();
+    runtime.block_on(Worker::new(world, home).serve(incoming));
+    // Syncs that are under way may take long; nobody waits for them.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// Works on one message by hand, and gives the reports of what it did.
+pub fn by_hand(home: &Home, place: Place, msgid: MsgId, tell: impl Fn(Report)) -> Result<Report, Error> {
+    let world = world(home)?;
+    Ok(runtime()?.block_on(async move {
+        match place {
+            Place::Queue => outgoing::work(&world, msgid).await,
+            Place::Rqueue => incoming::work(&world, msgid).await,
+            Place::Jobs => Job::new(world, msgid).attend(&Notify::new(), tell).await,
+        }
+    }))
+}
+
+/// Makes durable what a predecessor was killed over: a delivery that is seen
+/// may not be synced, and its receipt must not be told before.
+pub fn settle(fs: &dyn Fs) -> spool::fs::Result<()> {
+    Place::ALL.into_iter().try_for_each(|place| fs.sync_dir(place.word()))
+}
+
+/// What is being worked on.
+struct Work {
+    wake: Arc<Notify>,
+    again: bool,
+}
+
+struct Worker {
+    world: Arc<World<Http>>,
+    home: Home,
+    works: HashMap<(Place, MsgId), Work>,
+    reports: UnboundedSender<(Report, bool)>,
+    reported: UnboundedReceiver<(Report, bool)>,
+}
+
+impl Worker {
+    fn new(world: Arc<World<Http>>, home: Home) -> Worker {
+        let (reports, reported) = unbounded_channel();
+        Worker { world, home, works: HashMap::new(), reports, reported }
+    }
+
+    async fn serve(mut self, mut orders: UnboundedReceiver<Order>) {
+        let world = self.world.clone();
+        let checked = tokio::task::spawn_blocking(move || {
+            settle(&*world.fs)?;
+            stock::check(&*world.fs, &world.identity, &world.spool_key)
+        })
+        .await;
+        if let Ok(Err(error)) = checked {
+            tracing::warn!("cannot begin well: {error}");
+        }
+        self.refill();
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => return,
+                },
+                Some((report, last)) = self.reported.recv() => self.pass_on(report, last),
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Look(place, msgid) => self.look(place, msgid),
+            Order::Heard(username) => self.world.hear(&username),
+            Order::Hello => self.hello(),
+            Order::Reload => self.world.know(peers::load(&self.home, &self.world.identity)),
+        }
+    }
+
+    fn look(&mut self, place: Place, msgid: MsgId) {
+        if let Some(work) = self.works.get_mut(&(place, msgid)) {
+            match place {
+                Place::Jobs => work.wake.notify_one(),
+                Place::Queue | Place::Rqueue => work.again = true,
+            }
+            return;
+        }
+        let wake = Arc::new(Notify::new());
+        self.works.insert((place, msgid), Work { wake: wake.clone(), again: false });
+        let (world, reports) = (self.world.clone(), self.reports.clone());
+        tokio::spawn(async move {
+            let report = match place {
+                Place::Queue => outgoing::work(&world, msgid).await,
+                Place::Rqueue => incoming::work(&world, msgid).await,
+                Place::Jobs => {
+                    let tell = |report| drop(reports.send((report, false)));
+                    Job::new(world, msgid).attend(&wake, tell).await
+                }
+            };
+            let _ = reports.send((report, true));
+        });
+    }
+
+    /// Passes a report to the daemon. The last one of a piece of work ends it,
+    /// or begins it anew if something changed meanwhile.
+    fn pass_on(&mut self, report: Report, last: bool) {
+        let about = report.about();
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{}", report.line()).and_then(|()| out.flush());
+        let Some((place, msgid)) = about.filter(|_| last) else { return };
+        let work = self.works.remove(&(place, msgid));
+        if place == Place::Rqueue {
+            self.refill();
+        }
+        if work.is_some_and(|work| work.again || is_notified(&work.wake)) {
+            self.look(place, msgid);
+        }
+    }
+
+    /// Keeps the stock of one-time keys filled, beside everything else.
+    fn refill(&self) {
+        let world = self.world.clone();
+        let wanted = world.settings.onetime_keys;
+        tokio::task::spawn_blocking(move || {
+            let refilled = match stock::is_low(&*world.fs, wanted) {
+                Ok(false) => return,
+                Ok(true) => stock::refill(&*world.fs, &world.identity, &world.spool_key, wanted),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = refilled {
+                tracing::warn!("cannot make one-time keys: {error}");
+            }
+        });
+    }
+
+    /// Says to every peer that we are here.
+    fn hello(&self) {
+        for peer in self.world.peers().values() {
+            let (world, peer) = (self.world.clone(), peer.clone());
+            tokio::spawn(async move {
+                // Who is not there now will be asked when there is something to say.
+                let _ = comm::ask(&world, &peer, Ask::Hlo, MsgId::NONE).await;
+            });
+        }
+    }
+}
+
+/// Was this woken while nobody waited?
+fn is_notified(wake: &Notify) -> bool {
+    let mut notified = std::pin::pin!(wake.notified());
+    notified.as_mut().enable()
+}
+
+/// Asks a peer for a sign of life; the round trip in milliseconds.
+pub fn test(home: &Home, name: &spool::name::PeerName) -> Result<Result<f64, comm::Trouble>, Error> {
+    let world = world(home)?;
+    let peer = world.peers().values().find(|peer| peer.name == *name).cloned();
+    let Some(peer) = peer else { return Ok(Err(comm::Trouble::new("no_peer", "not known here"))) };
+    Ok(runtime()?.block_on(async {
+        comm::ask(&world, &peer, Ask::Hlo, MsgId::NONE).await?;
+        let started = std::time::Instant::now();
+        comm::ask(&world, &peer, Ask::Hlo, MsgId::NONE).await?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
+    }))
+}

@@ -1,0 +1,333 @@
+//! `netplumb why ID`: what a message or job waits for, since when, and what would help.
+//!
+//! The daemon leaves a file `why` in each directory (doc/SPOOL.md#why); this
+//! prints it with one sentence for its cause. The times in it are wall-clock
+//! seconds: they are for people, and decide nothing.
+
+use crate::fail::{NO_ID, fail};
+use crate::listing::{answer, field, line, seconds};
+use crate::view::{Found, View};
+use serde::Serialize;
+use spool::facts::Facts;
+use spool::fs::Fs;
+use spool::layout::{Owner, Place, WHY};
+use spool::look::has;
+use spool::name::Role;
+use spool::phase::Mark;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The words after the verb.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The message or job: its id, or the first digits of it.
+    id: String,
+    /// One line of JSON for each directory.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does it.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    answer(args.json, |out| {
+        let Some(view) = View::open()? else { return Err(fail(NO_ID, "nothing was ever queued here")) };
+        tell(&view, &view.find(&args.id)?, args.json, now(), out)
+    })
+}
+
+/// Wall-clock seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// What the file `why` of a directory says; every part may be missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Why {
+    /// A code.
+    pub cause: Option<String>,
+    /// Failures in a row.
+    pub attempts: Option<u64>,
+    /// The first error, for a person.
+    pub first_error: Option<String>,
+    /// When that was, in wall-clock seconds.
+    pub first_at: Option<u64>,
+    /// The last error, for a person.
+    pub last_error: Option<String>,
+    /// When that was, in wall-clock seconds.
+    pub last_at: Option<u64>,
+    /// When it is tried next, in wall-clock seconds.
+    pub next_at: Option<u64>,
+}
+
+impl Why {
+    /// Reads the file in a directory; `None` if it is not there, or says nothing.
+    pub fn read(fs: &dyn Fs, dir: &str) -> Option<Why> {
+        let facts = Facts::read(fs, &format!("{dir}/{WHY}"))?;
+        let text = |name| facts.text(name).filter(|text| !text.is_empty()).map(str::to_string);
+        let why = Why {
+            cause: text("cause"),
+            attempts: facts.value("attempts"),
+            first_error: text("first_error"),
+            first_at: facts.value("first_at"),
+            last_error: text("last_error"),
+            last_at: facts.value("last_at"),
+            next_at: facts.value("next_at"),
+        };
+        (why != Why::default()).then_some(why)
+    }
+
+    /// Cause and last error, on one line.
+    pub fn reason(&self) -> String {
+        match (&self.cause, &self.last_error) {
+            (Some(cause), Some(error)) => format!("{cause}: {error}"),
+            (Some(text), None) | (None, Some(text)) => text.clone(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// When it is tried next, as seen from `now`.
+    pub fn next(&self, now: u64) -> String {
+        match self.next_at {
+            None => String::new(),
+            Some(at) if at <= now => "due".into(),
+            Some(at) => format!("in {}", seconds(at - now)),
+        }
+    }
+}
+
+/// For a cause: whom it waits for, and what would help, with PEER and ID in it.
+/// Unknown causes are nobody's.
+pub fn explain(cause: &str) -> Option<(&'static str, &'static str)> {
+    Some(match cause {
+        "unreachable" => (
+            "peer",
+            "goes on by itself when the peer answers; look at the network, at its daemon, and at `address` in peers/PEER/peer.toml",
+        ),
+        "receipt" => ("peer", "it was told and has not yet said that it holds the message; ask there: netplumb why ID"),
+        "key" => ("peer", "it has no one-time key ready; its daemon makes more by itself, if it has room"),
+        "peer" => ("peer", "it is its turn"),
+        "no_peer" => ("us", "nobody of this identity is known here: netplumb peer add"),
+        "sender" => {
+            ("peer", "its sender's turn: goes on when it says the next word, ends when it has forgotten the message")
+        }
+        "unauthentic" => (
+            "peer",
+            "its answers do not verify: compare what both sides hold for each other, and pair again if it differs",
+        ),
+        "reader" => ("reader", "what has arrived is not read: goes on when the program at the end of the pipe reads"),
+        "window" => ("peer", "as much as may be unconfirmed is on its way: goes on when the other end has taken some"),
+        "disk_full" => ("us", "make room on the spool's file system (netplumb check says how much); goes on by itself"),
+        "disk" => ("us", "our own spool refuses, see the error; netplumb check, netplumb show ID"),
+        "sick" => ("us", "a sync failed, so nothing new is begun: check the disk, then start the daemon anew"),
+        "lock" => ("us", "another of our processes works on it: nothing to do, unless that one is stopped"),
+        "later" => ("us", "it could not be done at this moment; it is tried again by itself"),
+        "keeper" => ("us", "the job's keeper does not run yet, or any more: the daemon starts it"),
+        "cancel" => ("peer", "it was cancelled: ends when the peer has confirmed that, and what it had done"),
+        "over" => ("us", "the peer says that the job is over: ends by itself"),
+        "interrupted" => {
+            ("us", "a channel can never be completed: the job ends by itself, with an error that says what is missing")
+        }
+        "collect" => ("you", "all output is here and nobody takes it: netplumb cancel ID drops it"),
+        "refused" => {
+            ("peer", "the recipient does not allow it: its owner may change peer.toml there; then submit it again")
+        }
+        _ => return None,
+    })
+}
+
+/// What a job without a `why` does, by the word for its phase.
+fn unwritten(phase: &str) -> &'static str {
+    match phase {
+        "waiting" => "waits for its message, which is in queue/",
+        "unqueued" => "plumb is about to queue its message, or its message was taken away",
+        "live" | "running" => "goes on; nothing is known to be in its way",
+        "delivered" => "a keeper is about to start it",
+        "exited" => "the command has ended; its output is being pulled",
+        "ended" => "all output is here; plumb is taking it",
+        "abandoned" | "ending" | "to-cancel" => "plumb is gone; it is being ended",
+        "cancelled" => "is being cancelled",
+        "interrupted" | "to-finish" => "its outcome is about to be put down",
+        "done" => "it is over; the recipient is being told",
+        "over" | "forgotten" => "it is over",
+        _ => "nothing is noted: the daemon has not looked yet",
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: String,
+    place: &'static str,
+    peer: Option<&'a str>,
+    waits_for: Option<&'static str>,
+    #[serde(flatten)]
+    why: Why,
+    next_in_seconds: Option<u64>,
+    unblock: Option<String>,
+    over: bool,
+    daemon: bool,
+}
+
+fn tell(view: &View, found: &Found, json: bool, now: u64, out: &mut dyn Write) -> anyhow::Result<()> {
+    let daemon = view.has_daemon();
+    for place in found.places() {
+        let dir = place.dir(found.msgid);
+        let owner = Owner::read(&*view.fs, &dir);
+        let why = Why::read(&*view.fs, &dir);
+        let known = why.as_ref().and_then(|why| explain(why.cause.as_deref()?));
+        let over = place == Place::Jobs && is_over(view, &dir, owner.as_ref());
+        let peer = owner.as_ref().and_then(|owner| view.name(&owner.username));
+        if json {
+            let why = why.unwrap_or_default();
+            let next_in_seconds = why.next_at.map(|at| at.saturating_sub(now));
+            let unblock = known
+                .map(|(_, help)| help.replace("ID", &found.msgid.to_string()).replace("PEER", peer.unwrap_or("?")));
+            let waits_for = known.map(|(whom, _)| whom);
+            let id = found.msgid.to_string();
+            let kind = "why";
+            line(
+                out,
+                &Line { kind, id, place: place.word(), peer, waits_for, why, next_in_seconds, unblock, over, daemon },
+            )?;
+            continue;
+        }
+        writeln!(out, "{dir}")?;
+        let mut say = |name: &str, value: String| field(out, &format!("  {name}"), value);
+        say("peer", view.short_name(owner.as_ref().map(|owner| &owner.username)))?;
+        let Some(why) = why else {
+            let text = match place {
+                Place::Jobs => crate::jobs::phase(view, found.msgid, owner.as_ref()).map_or("", unwritten),
+                Place::Queue | Place::Rqueue => unwritten(""),
+            };
+            say("state", text.into())?;
+            continue;
+        };
+        let name = view.short_name(owner.as_ref().map(|owner| &owner.username));
+        let ago = |at: u64| format!("{} ago", seconds(now.saturating_sub(at)));
+        say("cause", why.cause.clone().unwrap_or_else(|| "none given".into()))?;
+        if let Some((whom, _)) = known {
+            say("waits for", if whom == "peer" { name.clone() } else { whom.into() })?;
+        }
+        if let Some(at) = why.first_at {
+            say("since", ago(at))?;
+        }
+        if let Some(attempts) = why.attempts {
+            say("attempts", attempts.to_string())?;
+        }
+        if let Some(error) = why.first_error.as_ref().filter(|first| Some(*first) != why.last_error.as_ref()) {
+            say("first error", error.clone())?;
+        }
+        match (why.last_at.map(ago), &why.last_error) {
+            (Some(ago), Some(error)) => say("last error", format!("{error} ({ago})"))?,
+            (None, Some(error)) => say("last error", error.clone())?,
+            (Some(ago), None) => say("last try", ago)?,
+            (None, None) => {}
+        }
+        if why.next_at.is_some() {
+            say("next try", if daemon { why.next(now) } else { "when a daemon runs".into() })?;
+        }
+        if let Some((_, help)) = known {
+            say("help", help.replace("ID", &crate::view::short(found.msgid)).replace("PEER", &name))?;
+        }
+    }
+    for aside in found.here.iter().filter(|here| Place::of(here).is_none()) {
+        let text = match *aside {
+            "hold" => "it is held: nothing is done with it until it is moved back",
+            "notices" => "there is a notice about it",
+            _ => continue,
+        };
+        if !json {
+            writeln!(out, "{aside}/{}\n  {text}", found.msgid)?;
+        }
+    }
+    if !json && !daemon {
+        writeln!(out, "no daemon runs here, so nothing moves\n  hint: netplumb daemon")?;
+    }
+    Ok(())
+}
+
+fn is_over(view: &View, dir: &str, owner: Option<&Owner>) -> bool {
+    let sender = owner.is_some_and(|owner| owner.role == Role::Sender);
+    has(&*view.fs, dir, if sender { Mark::Done } else { Mark::Over })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{hand_made, printed};
+    use spool::name::MsgId;
+
+    const ID: MsgId = MsgId([0xab; 20]);
+
+    fn facts() -> String {
+        let facts = Facts::new().with("cause", "unreachable").with("attempts", 7).with("first_at", 1000);
+        let facts = facts.with("first_error", "timed out").with("last_error", "connection refused");
+        facts.with("last_at", 4590).with("next_at", 4612).to_string()
+    }
+
+    #[test]
+    fn a_cause_is_told_with_its_times_and_what_would_help() {
+        let hand = hand_made();
+        hand.own(Place::Queue, ID, Role::Sender);
+        hand.put(&Place::Queue.file(ID, WHY), facts());
+        let found = hand.view.find("ab").unwrap();
+        let text = printed(|out| tell(&hand.view, &found, false, 4600, out));
+        for part in [
+            "nas",
+            "unreachable",
+            "7",
+            "1 h 00 ago",
+            "timed out",
+            "connection refused (10 s ago)",
+            "peers/nas/peer.toml",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(text.contains("no daemon runs"), "{text}");
+        let json = printed(|out| tell(&hand.view, &found, true, 4600, out));
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&value["cause"], &value["next_in_seconds"]), (&"unreachable".into(), &12.into()));
+        assert_eq!((&value["waits_for"], &value["daemon"]), (&"peer".into(), &false.into()));
+    }
+
+    #[test]
+    fn an_unknown_cause_and_a_damaged_file_are_told_as_they_are() {
+        let hand = hand_made();
+        hand.own(Place::Jobs, ID, Role::Recipient);
+        hand.put(&Place::Jobs.file(ID, WHY), "cause=moon\u{1b}phase\nattempts=many\n\u{fffd}\n");
+        let found = hand.view.find("ab").unwrap();
+        let text = printed(|out| tell(&hand.view, &found, false, 0, out));
+        assert!(text.contains("moon\\u{1b}phase"), "{text}");
+        hand.put(&Place::Jobs.file(ID, WHY), [0xff, 0xfe, b'\n']);
+        assert!(printed(|out| tell(&hand.view, &found, false, 0, out)).contains("outcome is about to be put down"));
+    }
+
+    #[test]
+    fn every_cause_of_the_loop_has_its_sentence() {
+        for cause in [
+            "unreachable",
+            "receipt",
+            "key",
+            "reader",
+            "window",
+            "disk_full",
+            "lock",
+            "keeper",
+            "cancel",
+            "collect",
+            "refused",
+            "peer",
+            "sender",
+            "unauthentic",
+            "disk",
+            "sick",
+            "later",
+            "over",
+            "interrupted",
+        ] {
+            assert!(explain(cause).is_some_and(|(_, help)| !help.is_empty()), "{cause}");
+        }
+        assert_eq!(explain("moon"), None);
+    }
+}

@@ -1,0 +1,348 @@
+//! Attends to a queued job until it has an end: hears how the command ended,
+//! passes signals on, says what it waits for, decides when it is over.
+//!
+//! Every look reads the disk anew; an event only says "look". The command's
+//! own status is passed on only when EXIT was heard (or the loop put it down)
+//! *and* the END of both outputs was delivered. The mark `done` is left after
+//! all that, never before (doc/PROTOCOL.md#states).
+
+use crate::begin::Job;
+use crate::bell::{Event, Events};
+use crate::ending::{Ending, Reason};
+use crate::input::InputEnd;
+use crate::output::Delivered;
+use crate::progress::Progress;
+use crate::screen::Screen;
+use crate::signals;
+use job::control::{Control, Heard, Listener, Speaker};
+use job::submit;
+use spool::facts::Facts;
+use spool::fs::{Error, Fs};
+use spool::layout::{self, Place};
+use spool::log::{Reader, Writer};
+use spool::name::Chan;
+use spool::outcome::Outcome;
+use spool::phase::Mark;
+use spool::wait::Watch;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How long a lost wake-up can keep us.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A second INT within this ends the wait.
+const TWICE: Duration = Duration::from_secs(2);
+/// How long the loop has to say what became of a message that somebody removed.
+const VANISHED_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits for the end of a job. Both outputs and the input have their own threads already.
+pub fn attend(job: &Job, peer: &str, screen: &Screen, events: &Events) -> Ending {
+    let ending = match Attendant::new(job, peer, screen, events) {
+        Ok(attendant) => attendant.run(),
+        Err(error) => Ending::failed(Reason::Disk, error),
+    };
+    screen.show(None);
+    ending.for_job(job.msgid())
+}
+
+struct Attendant<'a> {
+    job: &'a Job,
+    peer: &'a str,
+    screen: &'a Screen,
+    events: &'a Events,
+    progress: Progress<'a>,
+    watch: Watch,
+    /// Made when there is something to say.
+    speaker: Option<Speaker>,
+    /// What is to be said on channel 0 and found no room on the disk.
+    unsaid: VecDeque<Control>,
+    listener: Listener,
+    /// Channel 0 will say nothing more.
+    deaf: bool,
+    /// How the command ended, from the peer.
+    exit: Option<Outcome>,
+    /// How the job ended, from our own loop, or because its directory is gone.
+    done: Option<Outcome>,
+    /// The peer has the message.
+    receipt: bool,
+    /// The message was removed by hand at this moment.
+    vanished: Option<Instant>,
+    outputs: [Output; 2],
+    interrupted: Option<Instant>,
+}
+
+struct Output {
+    chan: Chan,
+    /// What became of it; `None` as long as there may be more to write.
+    delivered: Option<Delivered>,
+}
+
+impl Output {
+    fn new(chan: Chan) -> Output {
+        Output { chan, delivered: None }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.delivered.is_some()
+    }
+}
+
+impl<'a> Attendant<'a> {
+    fn new(job: &'a Job, peer: &'a str, screen: &'a Screen, events: &'a Events) -> Result<Attendant<'a>, Error> {
+        let (heard, stream) = job.incoming(Chan::CONTROL);
+        let watch = Watch::for_a_while();
+        for directory in [Place::Jobs.dir(job.msgid()), Place::Queue.dir(job.msgid()), heard.clone()] {
+            watch.add(&job.root.join(directory));
+        }
+        let listener = Listener::new(Reader::open(job.spool(), &heard, job.keys.clone(), stream)?);
+        Ok(Attendant {
+            job,
+            peer,
+            screen,
+            events,
+            progress: Progress::new(job, peer, screen),
+            watch,
+            speaker: None,
+            unsaid: VecDeque::new(),
+            listener,
+            deaf: false,
+            exit: None,
+            done: None,
+            receipt: false,
+            vanished: None,
+            outputs: [Output::new(Chan::STDOUT), Output::new(Chan::STDERR)],
+            interrupted: None,
+        })
+    }
+
+    fn run(mut self) -> Ending {
+        loop {
+            // `done` is looked for first: then everything that came before it is heard.
+            self.look_for_done();
+            self.hear();
+            while let Some(event) = self.events.take() {
+                if let Some(ending) = self.follow(event) {
+                    return ending;
+                }
+            }
+            self.speak();
+            self.look_at_message();
+            if self.is_over() {
+                self.job.over.declare();
+                if self.outputs.iter().all(Output::is_settled) {
+                    return self.end();
+                }
+            }
+            self.progress.tick(self.receipt, self.is_over());
+            let wait = self.progress.next_tick(if self.unsaid.is_empty() { LOOK_EVERY } else { LOOK_EVERY / 4 });
+            self.watch.wait(&[self.events.fd()], wait);
+        }
+    }
+
+    /// Will no more output come than what is here, or is on its way to an END?
+    fn is_over(&self) -> bool {
+        let broken = |output: &Output| matches!(output.delivered, Some(Delivered::Broken { .. }));
+        let complete = self.exit.is_some() && self.outputs.iter().all(Output::is_settled);
+        complete || self.done.is_some() || (self.deaf && self.exit.is_none()) || self.outputs.iter().any(broken)
+    }
+
+    fn look_for_done(&mut self) {
+        if self.done.is_some() {
+            return;
+        }
+        if let Some(facts) = Facts::read(&*self.job.fs, &self.job.file(Mark::Done.name())) {
+            self.done = Some(facts.value("outcome").unwrap_or(Outcome::Unknown));
+        } else if !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
+            self.screen.note("the job's directory is gone from the spool");
+            self.done = Some(Outcome::Unknown);
+        }
+    }
+
+    fn hear(&mut self) {
+        while !self.deaf {
+            match self.listener.hear() {
+                Ok(Heard::Said(Control::Exit(outcome))) => {
+                    self.screen.detail(format_args!("{}: {outcome}", self.peer));
+                    self.exit.get_or_insert(outcome);
+                }
+                // The keeper does not need us as a reader of anything else.
+                Ok(Heard::Said(Control::Signal(_) | Control::Close(_))) => {}
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::End | Heard::Broken) => self.deaf = true,
+                // A disk that does not answer is asked again at the next look.
+                Err(job::Error::Disk(Error::Io { .. })) => return,
+                Err(error) => {
+                    self.screen.note(error);
+                    self.deaf = true;
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, event: Event) -> Option<Ending> {
+        match event {
+            Event::Signal(signal) => return self.signal(signal),
+            Event::Unread(chan, why) => {
+                self.unsaid.push_back(Control::Close(chan));
+                self.output(chan).delivered = Some(why);
+            }
+            Event::Delivered(chan, delivered) => drop(self.output(chan).delivered.get_or_insert(delivered)),
+            Event::Input(InputEnd::Eof) => self.progress.input_ended(),
+            Event::Input(InputEnd::Unreadable(errno)) => {
+                self.screen.note(format_args!("cannot read stdin: {errno}; the command will be killed for it"));
+            }
+            Event::Input(InputEnd::Disk(error)) => {
+                // Input that nobody will read any more is no loss.
+                if self.exit.is_none() && self.done.is_none() {
+                    let outcome = Some(self.cancel("our disk failed"));
+                    return Some(Ending { outcome, ..Ending::failed(Reason::Disk, error) });
+                }
+            }
+        }
+        None
+    }
+
+    fn output(&mut self, chan: Chan) -> &mut Output {
+        &mut self.outputs[usize::from(chan != Chan::STDOUT)]
+    }
+
+    fn signal(&mut self, signal: i32) -> Option<Ending> {
+        self.receipt |= self.has_receipt();
+        let name = signals::name(signal);
+        if signals::ends(signal) && (self.exit.is_some() || self.done.is_some()) {
+            let what = format!("{name} before all output was written");
+            self.leave_done(self.exit.clone().unwrap_or(Outcome::Unknown));
+            let outcome = self.exit.clone().or(self.done.clone());
+            return Some(Ending { outcome, ..Ending::failed(Reason::OutputIncomplete, what).by_signal(signal) });
+        }
+        if signals::ends(signal) && !self.receipt {
+            return Some(Ending::of(self.cancel(name)).by_signal(signal));
+        }
+        if signal == signal_hook::consts::SIGINT {
+            if self.interrupted.is_some_and(|at| at.elapsed() < TWICE) {
+                self.cancel(name);
+                let what = format!("cancelled; {} ends the command when it hears of it", self.peer);
+                return Some(Ending::failed(Reason::Cancelled, what).by_signal(signal));
+            }
+            self.interrupted = Some(Instant::now());
+        }
+        if self.screen.has_progress() && signals::ends(signal) {
+            self.screen.note(format_args!("{name} is on its way to {}; INT twice cancels the job", self.peer));
+        }
+        self.unsaid.extend(u8::try_from(signal).map(Control::Signal));
+        None
+    }
+
+    /// Ends the job from our side; says what is known of it. Nothing ran if no
+    /// `snd` can have left: `cancel` was put down under the message's lock,
+    /// and `sent` is not there. (Both are of this boot: we are.)
+    fn cancel(&self, why: &str) -> Outcome {
+        let alone = submit::cancel(&*self.job.fs, self.job.msgid(), why);
+        let sent = self.job.fs.exists(&self.job.file(Mark::Sent.name()));
+        if matches!(alone, Ok(true)) && !sent { Outcome::NotStarted } else { Outcome::Unknown }
+    }
+
+    fn speak(&mut self) {
+        while let Some(control) = self.unsaid.front() {
+            match say(&mut self.speaker, self.job, control) {
+                // It is said when there is room again.
+                Err(job::Error::Disk(error)) if error.is_full() => return,
+                Err(error) => self.screen.note(format_args!("cannot tell {}: {error}", self.peer)),
+                Ok(()) => layout::touch(&*self.job.fs, Place::Jobs, self.job.msgid()),
+            }
+            self.unsaid.pop_front();
+        }
+    }
+
+    fn has_receipt(&self) -> bool {
+        self.job.fs.exists(&self.job.file(Mark::Receipt.name()))
+    }
+
+    /// Until there is a receipt: is the message still on its way?
+    fn look_at_message(&mut self) {
+        if self.receipt || self.is_over() {
+            return;
+        }
+        let msgid = self.job.msgid();
+        self.receipt = self.has_receipt();
+        let queued = || self.job.fs.exists(&Place::Queue.dir(msgid));
+        let held = || self.job.fs.exists(&format!("hold/{msgid}"));
+        // Asked again at the end: it may just have been held, let go, or receipted.
+        let gone = || !queued() && !held() && !queued() && !self.has_receipt();
+        if self.receipt {
+            self.screen.detail(format_args!("{} has it", self.peer));
+        } else if let Some(at) = self.vanished {
+            if at.elapsed() > VANISHED_PATIENCE || !crate::why::is_daemon_alive(&*self.job.fs) {
+                self.done = Some(Outcome::Unknown);
+            }
+        } else if gone() {
+            self.screen.note("the message was removed from the queue by hand");
+            self.vanished = Some(Instant::now());
+            self.cancel("removed by hand");
+        }
+    }
+
+    /// All that will come has been delivered: how it ended, and the mark that says we took it.
+    fn end(&self) -> Ending {
+        let outcome = self.exit.clone().or(self.done.clone()).unwrap_or(Outcome::Unknown);
+        let ran = matches!(outcome, Outcome::Exited(_) | Outcome::Signal(_));
+        let mut known = outcome.clone();
+        let mut ending = Ending::of(outcome.clone());
+        for output in &self.outputs {
+            let (reason, what) = match output.delivered.clone().unwrap_or(Delivered::Stopped { at: 0 }) {
+                Delivered::Whole | Delivered::Gone => continue,
+                Delivered::Stopped { .. } | Delivered::Cut { .. } if !ran => continue,
+                Delivered::Refused(errno) => {
+                    (Reason::OutputFailed, format!("cannot write {}: {errno}", stream_name(output.chan)))
+                }
+                Delivered::Stopped { at } => {
+                    (Reason::OutputIncomplete, incomplete(output.chan, at, "its END is missing"))
+                }
+                Delivered::Cut { at } => {
+                    (Reason::OutputIncomplete, incomplete(output.chan, at, "the command was not let finish it"))
+                }
+                Delivered::Broken { at, why } => (Reason::OutputIncomplete, incomplete(output.chan, at, &why)),
+            };
+            // A command that did not run to its end says more by that than by its output.
+            if ran || outcome == Outcome::Unknown {
+                ending = Ending { outcome: Some(outcome.clone()), ..Ending::failed(reason, what) };
+                known = if reason == Reason::OutputIncomplete { Outcome::Unknown } else { known };
+                break;
+            }
+        }
+        if self.done.is_none() {
+            self.leave_done(known);
+        }
+        ending
+    }
+
+    /// Puts down that the job was taken. Lost, or with no room for it, the loop
+    /// finds the job unwanted and finishes it all the same.
+    fn leave_done(&self, outcome: Outcome) {
+        if self.done.is_some() {
+            return;
+        }
+        let fs: &dyn Fs = &*self.job.fs;
+        let facts = Facts::new().with("outcome", outcome).with("at", spool::clock::uptime(fs));
+        let _ = facts.hint(fs, &self.job.file(Mark::Done.name()));
+        layout::touch(fs, Place::Jobs, self.job.msgid());
+    }
+}
+
+fn say(speaker: &mut Option<Speaker>, job: &Job, control: &Control) -> Result<(), job::Error> {
+    let speaker = match speaker {
+        Some(speaker) => speaker,
+        None => {
+            let (dir, stream) = job.outgoing(Chan::CONTROL);
+            speaker.insert(Speaker::new(Writer::open(job.spool(), &dir, job.keys.clone(), stream)?))
+        }
+    };
+    speaker.say(control)
+}
+
+fn stream_name(chan: Chan) -> &'static str {
+    if chan == Chan::STDOUT { "stdout" } else { "stderr" }
+}
+
+fn incomplete(chan: Chan, at: u64, why: &str) -> String {
+    format!("outcome unknown, {} is incomplete at {at}: {why}", stream_name(chan))
+}

@@ -1,0 +1,95 @@
+//! What the other threads have for the one that waits: an event, and a
+//! descriptor that becomes readable with it, beside the watched directories.
+
+use crate::input::InputEnd;
+use crate::output::Delivered;
+use rustix::event::{EventfdFlags, eventfd};
+use spool::name::Chan;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// What happened elsewhere in the process.
+#[derive(Debug)]
+pub enum Event {
+    /// We got a signal.
+    Signal(i32),
+    /// Our input will give no more.
+    Input(InputEnd),
+    /// Nobody reads this channel any more, for this reason.
+    Unread(Chan, Delivered),
+    /// All of this channel that will ever come has been dealt with.
+    Delivered(Chan, Delivered),
+}
+
+/// Tells the waiting thread; one for each teller.
+#[derive(Clone)]
+pub struct Bell {
+    sender: Sender<Event>,
+    fd: Arc<OwnedFd>,
+}
+
+impl Bell {
+    /// Tells an event.
+    pub fn ring(&self, event: Event) {
+        // Nobody waits any more when the process is about to exit.
+        let _ = self.sender.send(event);
+        let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
+    }
+}
+
+/// The waiting thread's end.
+pub struct Events {
+    receiver: Receiver<Event>,
+    fd: Arc<OwnedFd>,
+}
+
+impl Events {
+    /// Makes both ends.
+    pub fn new() -> io::Result<(Bell, Events)> {
+        let (sender, receiver) = channel();
+        let fd = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok((Bell { sender, fd: fd.clone() }, Events { receiver, fd }))
+    }
+
+    /// Readable when there may be an event.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The next event, without waiting.
+    pub fn take(&self) -> Option<Event> {
+        // The count is cleared first: an event that comes after it is seen by its own.
+        let _ = rustix::io::read(&self.fd, &mut [0u8; 8]);
+        self.receiver.try_recv().ok()
+    }
+}
+
+/// Says to several threads at once that the job is over: its descriptor stays readable for good.
+#[derive(Clone)]
+pub struct Over(Arc<OwnedFd>);
+
+impl Over {
+    /// Not yet.
+    pub fn new() -> io::Result<Over> {
+        Ok(Over(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// It is.
+    pub fn declare(&self) {
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Is it?
+    pub fn is_declared(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+    }
+
+    /// Readable when it is.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,114 @@
+//! Our stdin, sealed into `out/1` as it comes.
+//!
+//! Reading stops while a window's worth is not yet safe at the peer, so a slow
+//! peer slows whoever feeds us. Only a real end of file becomes END{eof}: input
+//! that cannot be read is END{aborted}, and the peer kills the command rather
+//! than let it take that for the end (doc/PROTOCOL.md#streams).
+
+use crate::begin::Job;
+use crate::bell::{Bell, Event};
+use rustix::io::Errno;
+use spool::fs::Error;
+use spool::log::{WINDOW, Writer};
+use spool::name::Chan;
+use spool::segment::EndKind;
+use spool::wait::{Watch, poll_readable};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// What is read in one go, in bytes.
+const CHUNK: usize = 256 << 10;
+/// What a pipe may hold, in bytes; the most that an ordinary user may ask for.
+pub const PIPE: usize = 1 << 20;
+/// How long a lost wake-up, or a full disk, can keep us.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How our input ended.
+#[derive(Debug)]
+pub enum InputEnd {
+    /// Its end of file is in the log, durably.
+    Eof,
+    /// It could not be read; the log says that it broke off.
+    Unreadable(Errno),
+    /// The log cannot be written.
+    Disk(Error),
+}
+
+/// Begins to read stdin, on a thread of its own; with `nothing`, it is at its end at once.
+pub fn start(job: &Job, bell: &Bell, nothing: bool) -> io::Result<()> {
+    let (job, bell) = (job.clone(), bell.clone());
+    let thread = std::thread::Builder::new().name("stdin".into());
+    thread.spawn(move || {
+        let source = (!nothing).then(rustix::stdio::stdin);
+        let end = carry(&job, source).unwrap_or_else(InputEnd::Disk);
+        bell.ring(Event::Input(end));
+    })?;
+    Ok(())
+}
+
+fn carry(job: &Job, source: Option<BorrowedFd>) -> Result<InputEnd, Error> {
+    let (dir, stream) = job.outgoing(Chan::STDIN);
+    let writer = patiently(|| Writer::open(job.spool(), &dir, job.keys.clone(), stream))?;
+    let mut input = Input { writer, watch: Watch::for_a_while() };
+    let Some(source) = source else {
+        return input.end(EndKind::Eof).map(|()| InputEnd::Eof);
+    };
+    // Only pipes have a size; a smaller one costs time, no more.
+    let _ = rustix::pipe::fcntl_setpipe_size(source, PIPE);
+    input.watch.add(&job.root.join(&dir));
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        input.wait_for_window()?;
+        match rustix::io::read(source, &mut buffer) {
+            Ok(0) => return input.end(EndKind::Eof).map(|()| InputEnd::Eof),
+            Ok(count) => input.seal(&buffer[..count])?,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => poll_readable(&[source], LOOK_EVERY),
+            Err(errno) => return input.end(EndKind::Aborted).map(|()| InputEnd::Unreadable(errno)),
+        }
+    }
+}
+
+struct Input {
+    writer: Writer,
+    watch: Watch,
+}
+
+impl Input {
+    /// Waits until less than a window is held here.
+    fn wait_for_window(&mut self) -> Result<(), Error> {
+        if self.writer.held() < WINDOW {
+            return Ok(());
+        }
+        self.writer.forget()?;
+        while self.writer.held() >= WINDOW {
+            self.watch.wait(&[], LOOK_EVERY);
+            self.writer.forget()?;
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, mut plain: &[u8]) -> Result<(), Error> {
+        while !plain.is_empty() {
+            let taken = patiently(|| self.writer.append(plain).inspect_err(|_| drop(self.writer.forget())))?;
+            plain = &plain[taken..];
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, kind: EndKind) -> Result<(), Error> {
+        patiently(|| self.writer.end(kind).inspect_err(|_| drop(self.writer.forget())))
+    }
+}
+
+/// Tries again for as long as the disk is full; what the peer has by then makes room. A sync that failed is not tried again, whatever it says.
+fn patiently<T>(mut act: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    loop {
+        match act() {
+            Err(error @ Error::Io { verb: "sync", .. }) => return Err(error),
+            Err(error) if error.is_full() => std::thread::sleep(LOOK_EVERY),
+            other => return other,
+        }
+    }
+}

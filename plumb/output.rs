@@ -1,0 +1,155 @@
+//! One of the command's outputs, from `in/<chan>` to our stdout or stderr, as
+//! it arrives.
+//!
+//! What was written is noted (`took`) only after write(2) took it. A reader of
+//! ours that went away is told to the waiting thread at once; what still
+//! arrives is then read and dropped, so that the other side is not held up.
+
+use crate::begin::Job;
+use crate::bell::{Bell, Event};
+use crate::input::PIPE;
+use crate::screen::Screen;
+use rustix::io::Errno;
+use spool::fs::Error;
+use spool::log::{HINTS_APART, Item, Reader};
+use spool::name::Chan;
+use spool::segment::EndKind;
+use spool::wait::Watch;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a lost wake-up can keep us.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a read of our own disk is tried before it counts as lost, and how far apart.
+const TRIES: u32 = 50;
+const TRIES_APART: Duration = Duration::from_millis(100);
+
+/// What became of an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivered {
+    /// All of it was written.
+    Whole,
+    /// Our reader went away (EPIPE), and does not miss anything.
+    Gone,
+    /// All that was here was written; there is no END, and the job is over.
+    Stopped {
+        /// Bytes that were delivered.
+        at: u64,
+    },
+    /// All of it was written; the command was killed before it had written more.
+    Cut {
+        /// Bytes that were delivered.
+        at: u64,
+    },
+    /// It can never be completed.
+    Broken {
+        /// Bytes that were delivered.
+        at: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Our stdout or stderr refused it.
+    Refused(Errno),
+}
+
+/// Begins to deliver a channel, on a thread of its own.
+pub fn start(job: &Job, bell: &Bell, screen: &Arc<Screen>, chan: Chan, target: BorrowedFd<'static>) -> io::Result<()> {
+    let (job, bell, screen) = (job.clone(), bell.clone(), screen.clone());
+    let name = if chan == Chan::STDOUT { "stdout" } else { "stderr" };
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        let watch = Watch::for_a_while();
+        let delivered = deliver(&job, &bell, &screen, &watch, chan, target);
+        // Said before the watch is closed, which takes a while.
+        bell.ring(Event::Delivered(chan, delivered));
+    })?;
+    Ok(())
+}
+
+fn deliver(job: &Job, bell: &Bell, screen: &Screen, watch: &Watch, chan: Chan, target: BorrowedFd) -> Delivered {
+    let (dir, stream) = job.incoming(chan);
+    // Watched before the first look: what comes in between wakes us.
+    watch.add(&job.root.join(&dir));
+    let _ = rustix::pipe::fcntl_setpipe_size(target, PIPE);
+    let mut reader = match Reader::open(job.spool(), &dir, job.keys.clone(), stream) {
+        Ok(reader) => reader,
+        Err(error) => return Delivered::Broken { at: 0, why: error.to_string() },
+    };
+    let mut notes = Notes { started: Instant::now(), noted: Duration::ZERO, owed: false };
+    // Why nobody reads it any more.
+    let mut lost: Option<Delivered> = None;
+    loop {
+        // Asked before the look: what is here when the job is over is all there will be.
+        let over = job.over.is_declared();
+        match patiently(|| reader.advance()) {
+            Ok(Item::Data(_)) => {
+                if lost.is_none()
+                    && let Err(errno) = screen.deliver(target, reader.data())
+                {
+                    let unread = if errno == Errno::PIPE { Delivered::Gone } else { Delivered::Refused(errno) };
+                    bell.ring(Event::Unread(chan, unread.clone()));
+                    lost = Some(unread);
+                }
+                notes.took(&mut reader);
+            }
+            Ok(Item::End(end)) => {
+                notes.idle(&mut reader);
+                let whole = end.kind == EndKind::Eof;
+                return lost.unwrap_or(if whole { Delivered::Whole } else { Delivered::Cut { at: end.length } });
+            }
+            Ok(Item::Nothing) if over => return lost.unwrap_or(Delivered::Stopped { at: reader.plain() }),
+            Ok(Item::Nothing) => {
+                let wait = notes.idle(&mut reader);
+                watch.wait(&[job.over.fd()], wait);
+            }
+            Ok(Item::Broken) => {
+                let why = "it was interrupted and cannot be continued".into();
+                return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why });
+            }
+            Err(error) => return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why: error.to_string() }),
+        }
+    }
+}
+
+/// A disk that does not answer is asked again for a while; damage is final.
+fn patiently(mut look: impl FnMut() -> Result<Item, Error>) -> Result<Item, Error> {
+    let mut tries = 1;
+    loop {
+        match look() {
+            Err(Error::Io { .. }) if tries < TRIES => std::thread::sleep(TRIES_APART),
+            other => return other,
+        }
+        tries += 1;
+    }
+}
+
+/// When the loop is told how far we are: not for every record, and not never.
+struct Notes {
+    started: Instant,
+    noted: Duration,
+    owed: bool,
+}
+
+impl Notes {
+    fn took(&mut self, reader: &mut Reader) {
+        // A hint that finds no room on the disk is left later.
+        self.owed = true;
+        let _ = reader.took(self.started.elapsed(), false);
+    }
+
+    /// Nothing is here at the moment; says how long one may wait for more.
+    fn idle(&mut self, reader: &mut Reader) -> Duration {
+        let now = self.started.elapsed();
+        if !self.owed {
+            return LOOK_EVERY;
+        }
+        if now < self.noted + HINTS_APART {
+            return self.noted + HINTS_APART - now;
+        }
+        if reader.took(now, true).is_ok() {
+            (self.owed, self.noted) = (false, now);
+        }
+        LOOK_EVERY
+    }
+}

@@ -1,0 +1,157 @@
+//! stderr, as `plumb` itself uses it: lines for a person, and on a terminal one
+//! line of progress that is never in the way of the command's own output.
+//!
+//! The command's bytes go through here as well ([`Screen::deliver`]): before
+//! they reach a terminal the progress line is wiped, and it stays away while
+//! the cursor is in the middle of a line.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::os::fd::BorrowedFd;
+use std::sync::Mutex;
+
+/// Where and how much is said.
+pub struct Screen {
+    quiet: bool,
+    verbose: bool,
+    progress: bool,
+    line: Mutex<Line>,
+}
+
+#[derive(Default)]
+struct Line {
+    bar: Option<ProgressBar>,
+    /// The command left the cursor in the middle of a line.
+    unfinished: bool,
+}
+
+impl Line {
+    fn wipe(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Screen {
+    /// With `progress`, a progress line is shown if stderr is a terminal that can.
+    pub fn new(quiet: bool, verbose: bool, progress: bool) -> Screen {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let progress = progress && !quiet && !set("PLUMB_NO_PROGRESS") && !dumb && std::io::stderr().is_terminal();
+        Screen { quiet, verbose, progress, line: Mutex::default() }
+    }
+
+    /// Says what must be known even with `-q`: why there is no result.
+    pub fn say(&self, text: impl Display) {
+        let mut line = self.line();
+        line.wipe();
+        let text: String = text.to_string().chars().map(printable).collect();
+        // One write, so that lines of several programs do not mix. A stderr
+        // that is gone has no reader to miss anything.
+        let _ = std::io::stderr().write_all(format!("plumb: {text}\n").as_bytes());
+        line.unfinished = false;
+    }
+
+    /// Says what is worth knowing.
+    pub fn note(&self, text: impl Display) {
+        if !self.quiet {
+            self.say(text);
+        }
+    }
+
+    /// Says what only `-v` asks for.
+    pub fn detail(&self, text: impl Display) {
+        if self.verbose {
+            self.say(text);
+        }
+    }
+
+    /// Is there a progress line?
+    pub fn has_progress(&self) -> bool {
+        self.progress
+    }
+
+    /// Shows the progress line, or wipes it.
+    pub fn show(&self, text: Option<String>) {
+        // While a terminal takes its time with the command's output, nobody waits for this.
+        let Ok(mut line) = self.line.try_lock() else { return };
+        match text {
+            None => line.wipe(),
+            Some(_) if !self.progress || line.unfinished => {}
+            Some(text) => {
+                let bar = line.bar.get_or_insert_with(|| {
+                    let style = ProgressStyle::with_template("{wide_msg}").expect("the template is a constant");
+                    ProgressBar::new_spinner().with_style(style)
+                });
+                bar.set_message(text.chars().map(printable).collect::<String>());
+                bar.tick();
+            }
+        }
+    }
+
+    /// Writes all of the command's bytes to where they belong, as they are.
+    pub fn deliver(&self, target: BorrowedFd, bytes: &[u8]) -> rustix::io::Result<()> {
+        if !self.progress || !target.is_terminal() {
+            return write_all(target, bytes);
+        }
+        let mut line = self.line();
+        line.wipe();
+        line.unfinished = bytes.last() != Some(&b'\n');
+        write_all(target, bytes)
+    }
+
+    fn line(&self) -> std::sync::MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Text of a peer must not steer a terminal.
+fn printable(c: char) -> char {
+    if c.is_control() && c != '\n' { '\u{fffd}' } else { c }
+}
+
+fn write_all(target: BorrowedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(target, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            // Somebody who shares the open file made it non-blocking.
+            Err(Errno::AGAIN) => drop(poll(&mut [PollFd::from_borrowed_fd(target, PollFlags::OUT)], None)),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn all_bytes_reach_a_slow_reader_of_a_nonblocking_pipe() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let bytes: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
+        let expected = bytes.clone();
+        let thread = std::thread::spawn(move || {
+            Screen::new(true, false, false).deliver(writer.as_fd(), &bytes).unwrap();
+        });
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        thread.join().unwrap();
+        assert!(read == expected);
+    }
+
+    #[test]
+    fn a_peers_words_cannot_steer_the_terminal() {
+        let text: String = "a\x1b[2Jb\rc".chars().map(printable).collect();
+        assert_eq!(text, "a\u{fffd}[2Jb\u{fffd}c");
+    }
+}

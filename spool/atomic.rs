@@ -1,0 +1,458 @@
+//! The real disk: the only code that changes the file system.
+//!
+//! Every path is resolved beneath the spool's own directory without following
+//! links (`openat2`), every file is made exclusively with mode 0600, and every
+//! order of writes, syncs and renames that a promise rests on stands here
+//! (doc/SPOOL.md#verbs). A sync that fails is never repeated: the file goes,
+//! the spool is marked `sick`, and new work is refused until the next start.
+
+use crate::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result, is_hidden};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW,
+};
+use rustix::io::Errno;
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A directory that is held open; all paths are below it.
+pub struct Disk {
+    root: Arc<OwnedFd>,
+}
+
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
+const FILE: Mode = Mode::from_raw_mode(0o600);
+const DIR: Mode = Mode::from_raw_mode(0o700);
+/// The name under which a failed sync is remembered; `Disk::heal` removes it.
+pub const SICK: &str = "sick";
+
+impl Disk {
+    /// Opens a directory that exists.
+    pub fn open(root: &Path) -> Result<Disk> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root_fd = rustix::fs::open(root, flags, Mode::empty())
+            .map_err(|errno| Error::io("open", &root.to_string_lossy(), errno))?;
+        Ok(Disk { root: Arc::new(root_fd) })
+    }
+
+    /// Makes a directory with mode 0700, and its parents, unless it is there; then opens it.
+    pub fn make(root: &Path) -> Result<Disk> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+        made.map_err(|source| Error::io("make", &root.to_string_lossy(), source))?;
+        Disk::open(root)
+    }
+
+    /// Is this still the directory that `root` names? False after an unmount or a move.
+    pub fn is_still(&self, root: &Path) -> bool {
+        let (Ok(held), Ok(named)) = (rustix::fs::fstat(&self.root), rustix::fs::stat(root)) else {
+            return false;
+        };
+        held.st_dev == named.st_dev && held.st_ino == named.st_ino
+    }
+
+    /// Forgets a failed sync: a starting daemon has looked at everything anew.
+    pub fn heal(&self) -> Result<()> {
+        self.remove(SICK)
+    }
+
+    fn fd(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<OwnedFd> {
+        open_beneath(&self.root, path, flags).map_err(|errno| Error::io(verb, path, errno))
+    }
+
+    /// Opens for reading, and only what can be ours: a regular file with one
+    /// link and our own uid. Never blocks on a FIFO that somebody planted.
+    fn regular(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<File> {
+        let fd = self.fd(verb, path, flags | OFlags::NONBLOCK)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(verb, path, errno))?;
+        let regular = FileType::from_raw_mode(stat.st_mode).is_file();
+        if !regular || stat.st_nlink > 1 || stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(Error::damaged(path, "not a regular file of ours with one link"));
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Writes a new file under a temporary name beside `path`; says the name.
+    fn write_beside(&self, verb: &'static str, path: &str, bytes: &[u8], sync: bool) -> Result<String> {
+        let temporary = temporary(path);
+        let fd = self.fd(verb, &temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+        let file = File::from(fd);
+        let written = file.write_all_at(bytes, 0).map_err(|source| Error::io(verb, path, source));
+        let synced = written.and_then(|()| if sync { self.synced(path, file.sync_all()) } else { Ok(()) });
+        if synced.is_err() {
+            let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
+        }
+        synced.map(|()| temporary)
+    }
+
+    fn renamed(&self, verb: &'static str, from: &str, to: &str, flags: RenameFlags) -> Result<()> {
+        rustix::fs::renameat_with(&self.root, from, &self.root, to, flags).map_err(|errno| Error::io(verb, to, errno))
+    }
+
+    /// Syncs a file or a directory, whichever it is.
+    fn sync_one(&self, path: &str) -> Result<()> {
+        let fd = self.fd("sync", path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let is_file = rustix::fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
+        let synced = if is_file { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) };
+        self.synced(path, synced.map_err(Into::into))
+    }
+
+    /// Passes a sync's result on; a failure makes the spool sick.
+    fn synced(&self, path: &str, result: std::io::Result<()>) -> Result<()> {
+        result.map_err(|source| sick(&self.root, path, source))
+    }
+
+    fn locked(&self, path: &str, flags: OFlags, wait: Duration) -> Result<Option<Lock>> {
+        let until = Instant::now() + wait;
+        loop {
+            let fd = self.fd("lock", path, flags)?;
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                // A lock on a directory that has just left its name is nobody's.
+                Ok(()) if names(&self.root, path, &fd) => return Ok(Some(Box::new(fd))),
+                Ok(()) => continue,
+                Err(Errno::WOULDBLOCK) if Instant::now() >= until => return Ok(None),
+                Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(2)),
+                Err(errno) => return Err(Error::io("lock", path, errno)),
+            }
+        }
+    }
+
+    fn remove_tree(&self, path: &str) -> Result<()> {
+        for entry in self.list(path)? {
+            let inner = format!("{path}/{}", entry.name);
+            if entry.is_dir {
+                self.remove_tree(&inner)?;
+            } else {
+                absent_is_fine(rustix::fs::unlinkat(&self.root, &inner, AtFlags::empty()), &inner)?;
+            }
+        }
+        absent_is_fine(rustix::fs::unlinkat(&self.root, path, AtFlags::REMOVEDIR), path)
+    }
+}
+
+impl Fs for Disk {
+    fn commit(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let temporary = self.write_beside("commit", path, bytes, true)?;
+        if let Err(error) = self.renamed("commit", &temporary, path, RenameFlags::NOREPLACE) {
+            let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
+            return Err(error);
+        }
+        self.sync_dir(parent(path))
+    }
+
+    fn hint(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let temporary = self.write_beside("hint", path, bytes, false)?;
+        self.renamed("hint", &temporary, path, RenameFlags::empty())
+    }
+
+    fn make_dir(&self, path: &str) -> Result<()> {
+        rustix::fs::mkdirat(&self.root, path, DIR).map_err(|errno| Error::io("make", path, errno))
+    }
+
+    fn commit_dir(&self, from: &str, to: &str, files: &[&str]) -> Result<()> {
+        let files: Vec<String> = files.iter().map(|name| format!("{from}/{name}")).collect();
+        self.sync_all(&files.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.sync_dir(from)?;
+        self.renamed("commit", from, to, RenameFlags::NOREPLACE)?;
+        let parents = [parent(to), parent(from)];
+        self.sync_all(if parents[0] == parents[1] { &parents[..1] } else { &parents })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.renamed("rename", from, to, RenameFlags::NOREPLACE)
+    }
+
+    fn remove(&self, path: &str) -> Result<()> {
+        match rustix::fs::unlinkat(&self.root, path, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {}
+            other => return absent_is_fine(other, path),
+        }
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let leaving = if is_hidden(name) { path.to_string() } else { temporary(&format!("{path}.del")) };
+        if leaving != path {
+            match self.renamed("remove", path, &leaving, RenameFlags::NOREPLACE) {
+                Err(error) if error.is_absent() => return Ok(()),
+                other => other?,
+            }
+        }
+        self.remove_tree(&leaving)
+    }
+
+    fn sync_dir(&self, path: &str) -> Result<()> {
+        let fd = self.fd("sync", path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        self.synced(path, rustix::fs::fsync(fd).map_err(Into::into))
+    }
+
+    fn sync_all(&self, paths: &[&str]) -> Result<()> {
+        // Syncs that are under way together share one commit of the journal.
+        match paths {
+            [] => Ok(()),
+            [path] => self.sync_one(path),
+            [path, others @ ..] => std::thread::scope(|scope| {
+                let others: Vec<_> = others.iter().map(|other| scope.spawn(|| self.sync_one(other))).collect();
+                let results = others.into_iter().map(|thread| thread.join());
+                let lost = |_| Error::io("sync", path, std::io::Error::other("the thread is gone"));
+                let synced = self.sync_one(path);
+                results.fold(synced, |synced, result| synced.and(result.map_err(lost).and_then(|result| result)))
+            }),
+        }
+    }
+
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
+        use std::io::Read;
+        let file = self.regular("read", path, OFlags::RDONLY)?;
+        let mut bytes = Vec::new();
+        let limit = max as u64 + 1;
+        file.take(limit).read_to_end(&mut bytes).map_err(|source| Error::io("read", path, source))?;
+        if bytes.len() > max {
+            return Err(Error::damaged(path, format!("longer than {max} bytes")));
+        }
+        Ok(bytes)
+    }
+
+    fn size(&self, path: &str) -> Result<Option<u64>> {
+        match rustix::fs::statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.st_size as u64)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(Error::io("look at", path, errno)),
+        }
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<Entry>> {
+        let fd = match self.fd("list", path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(error) if error.is_absent() => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut raw = RawDir::new(fd, &mut buffer);
+        let mut entries = Vec::new();
+        while let Some(entry) = raw.next() {
+            let entry = entry.map_err(|errno| Error::io("list", path, errno))?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name == "." || name == ".." {
+                continue;
+            }
+            entries.push(Entry { name: name.to_string(), is_dir: entry.file_type().is_dir() });
+        }
+        Ok(entries)
+    }
+
+    fn create_log(&self, path: &str) -> Result<Box<dyn LogFile>> {
+        let fd = self.fd("make", path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        Ok(Box::new(DiskLog { root: self.root.clone(), file: File::from(fd), path: path.to_string(), end: 0 }))
+    }
+
+    fn open_log(&self, path: &str) -> Result<Box<dyn LogFile>> {
+        let file = self.regular("open", path, OFlags::RDWR)?;
+        let mut log = DiskLog { root: self.root.clone(), file, path: path.to_string(), end: 0 };
+        log.end = log.size()?;
+        Ok(Box::new(log))
+    }
+
+    fn lock_dir(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
+        self.locked(path, OFlags::RDONLY | OFlags::DIRECTORY, wait)
+    }
+
+    fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
+        self.locked(path, OFlags::RDWR | OFlags::CREATE, wait)
+    }
+
+    fn is_locked(&self, path: &str) -> Result<bool> {
+        let fd = match self.fd("lock", path, OFlags::RDONLY) {
+            Err(error) if error.is_absent() => return Ok(false),
+            other => other?,
+        };
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(errno) => Err(Error::io("lock", path, errno)),
+        }
+    }
+
+    fn touch(&self, path: &str) -> Result<()> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW as _ };
+        let times = Timestamps { last_access: now, last_modification: now };
+        absent_is_fine(rustix::fs::utimensat(&self.root, path, &times, AtFlags::SYMLINK_NOFOLLOW), path)
+    }
+
+    fn free(&self) -> Result<Free> {
+        let stat = rustix::fs::fstatvfs(&self.root).map_err(|errno| Error::io("look at", "", errno))?;
+        // btrfs and others count no inodes: then there is no floor to keep.
+        let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
+        Ok(Free { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes })
+    }
+}
+
+struct DiskLog {
+    root: Arc<OwnedFd>,
+    file: File,
+    path: String,
+    end: u64,
+}
+
+impl LogFile for DiskLog {
+    fn append(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut count = 0;
+        while count < bytes.len() {
+            match self.file.write_at(&bytes[count..], self.end) {
+                Ok(written) => {
+                    count += written;
+                    self.end += written as u64;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) if count > 0 => break,
+                Err(source) => return Err(Error::io("append to", &self.path, source)),
+            }
+        }
+        Ok(count)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(Error::io("read", &self.path, source)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn size(&self) -> Result<u64> {
+        let metadata = self.file.metadata().map_err(|source| Error::io("look at", &self.path, source))?;
+        Ok(metadata.len())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|source| sick(&self.root, &self.path, source))
+    }
+
+    fn truncate(&mut self, size: u64) -> Result<()> {
+        self.file.set_len(size).map_err(|source| Error::io("truncate", &self.path, source))?;
+        self.end = size;
+        Ok(())
+    }
+}
+
+fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let mode = if flags.contains(OFlags::CREATE) { FILE } else { Mode::empty() };
+    let path_or_dot = if path.is_empty() { "." } else { path };
+    rustix::fs::openat2(root, path_or_dot, flags | OFlags::CLOEXEC, mode, RESOLVE)
+}
+
+/// Leaves a word about a failed sync for every process to see, and makes the error.
+fn sick(root: &OwnedFd, path: &str, source: std::io::Error) -> Error {
+    let text = format!("sync of {path} failed: {source}\n");
+    if let Ok(fd) = open_beneath(root, SICK, OFlags::WRONLY | OFlags::CREATE) {
+        let _ = File::from(fd).write_all_at(text.as_bytes(), 0);
+    }
+    Error::io("sync", path, source)
+}
+
+/// A fresh hidden name in the directory of `path`.
+pub fn temporary(path: &str) -> String {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let slash = if directory.is_empty() { "" } else { "/" };
+    format!("{directory}{slash}.{}.{:08x}", name.trim_start_matches('.'), rand::random::<u32>())
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// Does `path` still name the file that is open as `fd`?
+fn names(root: &OwnedFd, path: &str, fd: &OwnedFd) -> bool {
+    let path = if path.is_empty() { "." } else { path };
+    let (Ok(named), Ok(open)) = (rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW), rustix::fs::fstat(fd))
+    else {
+        return false;
+    };
+    named.st_ino == open.st_ino && named.st_dev == open.st_dev
+}
+
+fn absent_is_fine(result: rustix::io::Result<()>, path: &str) -> Result<()> {
+    match result {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(Error::io("remove", path, errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk() -> (tempfile::TempDir, Disk) {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path()).unwrap();
+        (directory, disk)
+    }
+
+    #[test]
+    fn a_commit_never_replaces() {
+        let (_directory, disk) = disk();
+        disk.commit("a", b"first").unwrap();
+        assert!(disk.commit("a", b"second").unwrap_err().is_taken());
+        assert_eq!(disk.read("a", 10).unwrap(), b"first");
+        assert_eq!(disk.list("").unwrap().len(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_planted_link_or_fifo_is_not_opened() {
+        let (directory, disk) = disk();
+        std::fs::write(directory.path().join("real"), "x").unwrap();
+        std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();
+        std::fs::hard_link(directory.path().join("real"), directory.path().join("second")).unwrap();
+        assert!(disk.read("link", 10).is_err());
+        assert!(disk.read("real", 10).is_err());
+        assert!(disk.read("../etc/passwd", 10).is_err());
+        rustix::fs::mknodat(&*disk.root, "fifo", FileType::Fifo, FILE, 0).unwrap();
+        assert!(disk.read("fifo", 10).is_err());
+    }
+
+    #[test]
+    fn a_directory_appears_whole_and_leaves_whole() {
+        let (_directory, disk) = disk();
+        disk.make_dir(".new").unwrap();
+        disk.hint(".new/mark", b"1").unwrap();
+        disk.commit_dir(".new", "real", &["mark"]).unwrap();
+        disk.make_dir(".other").unwrap();
+        assert!(disk.commit_dir(".other", "real", &[]).unwrap_err().is_taken());
+        disk.remove("real").unwrap();
+        assert!(!disk.exists("real"));
+        disk.remove("real").unwrap();
+    }
+
+    #[test]
+    fn a_lock_keeps_others_out_and_not_ourselves_after_removal() {
+        let (_directory, disk) = disk();
+        disk.make_dir("d").unwrap();
+        let held = disk.lock_dir("d", Duration::ZERO).unwrap();
+        assert!(held.is_some());
+        assert!(disk.lock_dir("d", Duration::from_millis(10)).unwrap().is_none());
+        drop(held);
+        assert!(disk.lock_dir("d", Duration::ZERO).unwrap().is_some());
+        let file = disk.lock_file("d/plumb", Duration::ZERO).unwrap();
+        assert!(file.is_some() && disk.is_locked("d/plumb").unwrap());
+        drop(file);
+        assert!(!disk.is_locked("d/plumb").unwrap() && !disk.is_locked("absent").unwrap());
+    }
+
+    #[test]
+    fn a_log_grows_and_is_cut_back() {
+        let (_directory, disk) = disk();
+        let mut log = disk.create_log("0").unwrap();
+        log.append(b"hello ").unwrap();
+        log.append(b"world").unwrap();
+        log.truncate(6).unwrap();
+        log.append(b"there").unwrap();
+        let mut bytes = [0; 32];
+        assert_eq!(log.read_at(&mut bytes, 0).unwrap(), 11);
+        assert_eq!(&bytes[..11], b"hello there");
+    }
+}

@@ -1,0 +1,172 @@
+//! The file system as netplumb uses it: one synchronous trait of a dozen verbs.
+//!
+//! Everything that decides something reads and writes the spool through [`Fs`],
+//! so that the product's own steps run on a simulated disk as they do on a real
+//! one. Paths are relative to the spool directory, made of parsed names.
+//! What each verb leaves after a crash stands beside it; `atomic.rs` is the
+//! only real implementation (doc/SPOOL.md#verbs).
+
+use std::io;
+use std::time::Duration;
+
+/// What went wrong on the disk, and with which file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system refused a verb.
+    #[error("cannot {verb} {path}: {source}")]
+    Io {
+        /// What was tried: `commit`, `read`, …
+        verb: &'static str,
+        /// The file, relative to the spool.
+        path: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file is there and is not what it should be.
+    #[error("{path}: {what}")]
+    Damaged {
+        /// The file, relative to the spool.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// The result of a verb.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Makes an error of a failed system call.
+    pub fn io(verb: &'static str, path: &str, source: impl Into<io::Error>) -> Error {
+        Error::Io { verb, path: path.to_string(), source: source.into() }
+    }
+
+    /// Makes an error of a file whose content cannot be believed.
+    pub fn damaged(path: &str, what: impl Into<String>) -> Error {
+        Error::Damaged { path: path.to_string(), what: what.into() }
+    }
+
+    fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Error::Io { source, .. } => Some(source.kind()),
+            Error::Damaged { .. } => None,
+        }
+    }
+
+    /// The file is not there.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.kind(), Some(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+    }
+
+    /// The name is taken.
+    pub fn is_taken(&self) -> bool {
+        matches!(self.kind(), Some(io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty))
+    }
+
+    /// No space or no inodes are left: waiting may help.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.kind(),
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+        )
+    }
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The last part of the path.
+    pub name: String,
+    /// A directory, not a file.
+    pub is_dir: bool,
+}
+
+/// What the file system has left.
+#[derive(Debug, Clone, Copy)]
+pub struct Free {
+    /// Bytes that an ordinary user may still write.
+    pub bytes: u64,
+    /// Files that may still be made.
+    pub inodes: u64,
+}
+
+/// Held until dropped; gone with the process.
+pub type Lock = Box<dyn std::any::Any + Send + Sync>;
+
+/// The verbs. `Disk` is the real one.
+pub trait Fs: Send + Sync {
+    /// Makes a file durably and never replaces one. After a crash: absent, or whole.
+    fn commit(&self, path: &str, bytes: &[u8]) -> Result<()>;
+    /// Makes or replaces a small file by rename, without a sync. After a power
+    /// cut: the old one, the new one, or an empty one; a reader believes none
+    /// of them without its digest.
+    fn hint(&self, path: &str, bytes: &[u8]) -> Result<()>;
+    /// Makes a directory under a temporary name; `commit_dir` makes it real.
+    fn make_dir(&self, path: &str) -> Result<()>;
+    /// Makes a prepared directory real under its name, never replacing: syncs
+    /// `files` in it, then itself, renames it, syncs the parents. After a crash:
+    /// absent, or there with those files whole.
+    fn commit_dir(&self, from: &str, to: &str, files: &[&str]) -> Result<()>;
+    /// Renames within the spool, never replacing, without a sync.
+    fn rename(&self, from: &str, to: &str) -> Result<()>;
+    /// Removes a file, or a directory with all that is in it (which first
+    /// leaves its name). What is not there is removed already. May be lost in a power cut.
+    fn remove(&self, path: &str) -> Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &str) -> Result<()>;
+    /// Makes files (their content) and directories (their names) durable, in no
+    /// order, at the cost of one if the file system can join them.
+    fn sync_all(&self, paths: &[&str]) -> Result<()> {
+        paths.iter().try_for_each(|path| match self.open_log(path) {
+            Ok(file) => file.sync(),
+            Err(error) if error.is_absent() => Err(error),
+            Err(_) => self.sync_dir(path),
+        })
+    }
+    /// Reads a whole file of at most `max` bytes.
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>>;
+    /// The size of a file in bytes; `None` if it is not there. Directories have a size too.
+    fn size(&self, path: &str) -> Result<Option<u64>>;
+    /// The names in a directory, in no order. A directory that is not there is empty.
+    fn list(&self, path: &str) -> Result<Vec<Entry>>;
+    /// Makes a log file, exclusively.
+    fn create_log(&self, path: &str) -> Result<Box<dyn LogFile>>;
+    /// Opens a log file that exists, for reading and appending.
+    fn open_log(&self, path: &str) -> Result<Box<dyn LogFile>>;
+    /// Takes the lock of a directory that exists; `None` if another has it for all of `wait`.
+    fn lock_dir(&self, path: &str, wait: Duration) -> Result<Option<Lock>>;
+    /// Takes the lock of a file, made if absent; `None` if another has it for all of `wait`.
+    fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>>;
+    /// Does somebody hold the lock of this file or directory? Not, if it is absent.
+    /// Asking never keeps another asker out, but may make a taker try again.
+    fn is_locked(&self, path: &str) -> Result<bool>;
+    /// Wakes whoever watches the parent of this directory.
+    fn touch(&self, path: &str) -> Result<()>;
+    /// What is left on this file system.
+    fn free(&self) -> Result<Free>;
+
+    /// Is there a file or directory of this name? Trouble counts as no.
+    fn exists(&self, path: &str) -> bool {
+        matches!(self.size(path), Ok(Some(_)))
+    }
+}
+
+/// An open log: only ever appended to, or cut back to a valid end.
+pub trait LogFile: Send + Sync {
+    /// Appends what it can of `bytes` and says how many: fewer than all when
+    /// the disk is filling up; an error if none. Not durable. Readers see it at once.
+    fn append(&mut self, bytes: &[u8]) -> Result<usize>;
+    /// Reads at `offset` into `buffer`; short at the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
+    /// The size in bytes, also of what another process appended.
+    fn size(&self) -> Result<u64>;
+    /// Makes the bytes up to the present size durable (not the name: `sync_dir`).
+    fn sync(&self) -> Result<()>;
+    /// Cuts the file back to `size` bytes.
+    fn truncate(&mut self, size: u64) -> Result<()>;
+}
+
+/// True if a name is temporary: prepared, half-removed, or not yet real.
+pub fn is_hidden(name: &str) -> bool {
+    name.starts_with('.')
+}

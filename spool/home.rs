@@ -1,0 +1,283 @@
+//! One user's netplumb on one machine: where it is, what it is told, whom it knows.
+//!
+//! `NETPLUMB_HOME=DIR` puts all of it under one directory, `DIR/config` and
+//! `DIR/spool`; otherwise the XDG directories are used. Modes are checked at
+//! every start: nobody else may read keys or spool.
+
+use crate::atomic::Disk;
+use crate::crypto::{Key, SpoolKey};
+use crate::layout::DIRECTORIES;
+use crate::look::Ages;
+use crate::name::{PeerName, Username};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is wrong with a home; the hint says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no identity yet.
+    #[error("no identity in {0}\n  hint: make one with: netplumb keygen")]
+    NoIdentity(PathBuf),
+    /// Others could read or write it.
+    #[error("{path} has mode {mode:04o}, others must have no access\n  hint: chmod go= {path}")]
+    Loose {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is somebody else's.
+    #[error("{0} belongs to another user")]
+    NotOurs(PathBuf),
+    /// A configuration file says something that we do not understand.
+    #[error("{path}: {what}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Line and reason.
+        what: String,
+    },
+    /// The system refused.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its reason.
+        source: std::io::Error,
+    },
+    /// The spool itself.
+    #[error(transparent)]
+    Spool(#[from] crate::fs::Error),
+    /// The environment does not say where.
+    #[error("neither NETPLUMB_HOME, XDG_CONFIG_HOME nor HOME is set to an absolute path")]
+    Nowhere,
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// Where configuration and spool are.
+#[derive(Debug, Clone)]
+pub struct Home {
+    /// Configuration, certificates, private keys, peers.
+    pub config: PathBuf,
+    /// Everything else.
+    pub spool: PathBuf,
+}
+
+impl Home {
+    /// The home that the environment names.
+    pub fn find() -> Result<Home> {
+        let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        if let Some(relative) = std::env::var_os("NETPLUMB_HOME").filter(|path| !path.is_empty()) {
+            let home = std::path::absolute(relative).map_err(|_| Error::Nowhere)?;
+            return Ok(Home { config: home.join("config"), spool: home.join("spool") });
+        }
+        let below_home = |tail: &str| path("HOME").map(|home| home.join(tail));
+        let config = path("XDG_CONFIG_HOME").or_else(|| below_home(".config")).ok_or(Error::Nowhere)?;
+        let state = path("XDG_STATE_HOME").or_else(|| below_home(".local/state")).ok_or(Error::Nowhere)?;
+        Ok(Home { config: config.join("netplumb"), spool: state.join("netplumb/spool") })
+    }
+
+    /// Checks modes and owners of what must be private.
+    pub fn check(&self) -> Result<()> {
+        if !self.config.join("certs/username").exists() {
+            return Err(Error::NoIdentity(self.config.clone()));
+        }
+        let private = self.config.join("private");
+        let inside = std::fs::read_dir(&private).map_err(|source| Error::Io { path: private.clone(), source })?;
+        let files = inside.filter_map(|entry| Some(entry.ok()?.path()));
+        for path in [self.config.clone(), private.clone(), self.spool.clone()].into_iter().chain(files) {
+            check_private(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the spool, making what is missing of it.
+    pub fn open_spool(&self) -> Result<Arc<Disk>> {
+        let disk = Disk::make(&self.spool)?;
+        check_private(&self.spool)?;
+        for directory in DIRECTORIES {
+            crate::layout::make_dirs(&disk, directory)?;
+        }
+        Ok(Arc::new(disk))
+    }
+
+    /// Our own username.
+    pub fn username(&self) -> Result<Username> {
+        let path = self.config.join("certs/username");
+        if !path.exists() {
+            return Err(Error::NoIdentity(self.config.clone()));
+        }
+        let text = self.read(&path)?;
+        text.trim().parse().map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })
+    }
+
+    /// The key of what waits on our own disk.
+    pub fn spool_key(&self) -> Result<SpoolKey> {
+        Ok(SpoolKey(self.read_key(&self.config.join("private/spool.key"))?))
+    }
+
+    fn read_key(&self, path: &Path) -> Result<Key> {
+        let digest: crate::name::Digest = self
+            .read(path)?
+            .trim()
+            .parse()
+            .map_err(|bad: crate::name::BadName| Error::Config { path: path.to_path_buf(), what: bad.to_string() })?;
+        Ok(Key(digest.0))
+    }
+
+    fn read(&self, path: &Path) -> Result<String> {
+        std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })
+    }
+
+    /// What `netplumb.toml` says, with defaults for what it does not.
+    pub fn settings(&self) -> Result<Settings> {
+        let path = self.config.join("netplumb.toml");
+        parse(&path, &if path.exists() { self.read(&path)? } else { String::new() })
+    }
+
+    /// The peer of this name, if we know it.
+    pub fn peer(&self, name: &PeerName) -> Result<Option<Peer>> {
+        let dir = self.config.join("peers").join(name.as_str());
+        if !dir.join("username").exists() {
+            return Ok(None);
+        }
+        let path = dir.join("username");
+        let username = self
+            .read(&path)?
+            .trim()
+            .parse()
+            .map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })?;
+        let path = dir.join("peer.toml");
+        let policy = parse(&path, &if path.exists() { self.read(&path)? } else { String::new() })?;
+        let request_key = self.read_key(&dir.join("request.key"))?;
+        Ok(Some(Peer { name: name.clone(), username, policy, request_key }))
+    }
+
+    /// All peers, by username. One that cannot be read is told to `complain` and left out.
+    pub fn peers(&self, complain: impl Fn(Error)) -> BTreeMap<Username, Peer> {
+        let mut peers = BTreeMap::new();
+        let entries = std::fs::read_dir(self.config.join("peers")).into_iter().flatten();
+        for name in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<PeerName>().ok()) {
+            match self.peer(&name) {
+                Ok(Some(peer)) => drop(peers.insert(peer.username.clone(), peer)),
+                Ok(None) => {}
+                Err(error) => complain(error),
+            }
+        }
+        peers
+    }
+}
+
+fn check_private(path: &Path) -> Result<()> {
+    let metadata = std::fs::symlink_metadata(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(Error::NotOurs(path.to_path_buf()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(Error::Loose { path: path.to_path_buf(), mode: metadata.mode() & 0o7777 });
+    }
+    Ok(())
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    toml::from_str(text)
+        .map_err(|error| Error::Config { path: path.to_path_buf(), what: error.to_string().trim_end().to_string() })
+}
+
+/// `netplumb.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// What our card says our name is.
+    pub name: String,
+    /// Where the service listens.
+    pub listen: Vec<String>,
+    /// Where peers reach us, for our card; empty: where the service listens.
+    pub address: Vec<String>,
+    /// Days of observed uptime without progress after which a message or job ends.
+    pub max_age_days: u64,
+    /// Days that a confirmed tombstone stays.
+    pub tombstone_days: u64,
+    /// Below so many free bytes new work waits.
+    pub free_bytes_min: u64,
+    /// Below so many free inodes new work waits.
+    pub free_inodes_min: u64,
+    /// One-time keys that are made ahead.
+    pub onetime_keys: usize,
+    /// A shell command that is run for each notice, with its text on stdin.
+    pub on_notice: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            name: String::new(),
+            listen: vec!["127.0.0.1:4117".into()],
+            address: Vec::new(),
+            max_age_days: 7,
+            tombstone_days: 30,
+            free_bytes_min: 64 << 20,
+            free_inodes_min: 1000,
+            onetime_keys: 64,
+            on_notice: None,
+        }
+    }
+}
+
+impl Settings {
+    /// How long things may lie.
+    pub fn ages(&self) -> Ages {
+        let day = 24 * 60 * 60;
+        Ages { idle_max: self.max_age_days.saturating_mul(day), tombstone: self.tombstone_days.saturating_mul(day) }
+    }
+
+    /// Is there room for new work?
+    pub fn has_room(&self, free: crate::fs::Free) -> bool {
+        free.bytes >= self.free_bytes_min && free.inodes >= self.free_inodes_min
+    }
+}
+
+/// `peer.toml`: where a peer is, and what it may do here. The default is nothing.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Where we dial it, in the order of trying; empty: never.
+    pub address: Vec<String>,
+    /// May it run any command through the shell, as us?
+    pub shell: bool,
+    /// Quotas.
+    pub quota: Quota,
+}
+
+/// What a peer may have here at once.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Messages that are not yet delivered, and unconfirmed tombstones.
+    pub messages: usize,
+    /// Jobs that run.
+    pub jobs: usize,
+}
+
+impl Default for Quota {
+    fn default() -> Quota {
+        Quota { messages: 1000, jobs: 16 }
+    }
+}
+
+/// A peer that we know.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// What we call it.
+    pub name: PeerName,
+    /// Who it is.
+    pub username: Username,
+    /// Where it is and what it may do.
+    pub policy: Policy,
+    /// Checks its requests, and seals our replies to them.
+    pub request_key: Key,
+}

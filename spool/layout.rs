@@ -1,0 +1,172 @@
+//! Where everything lies in the spool: the one place that joins names to paths.
+//!
+//! The table of files, who writes each and which mark promises it, is
+//! doc/SPOOL.md; the names here are its names.
+
+use crate::clock;
+use crate::facts::Facts;
+use crate::fs::{Fs, Result};
+use crate::name::{Chan, Digest, KeyId, MsgId, Role, Username, decimal};
+
+/// The fixed parents, which the daemon watches (`onetime` and the rest it does not need to).
+pub const PARENTS: [&str; 4] = ["queue", "rqueue", "jobs", "running"];
+/// All directories that a spool has.
+pub const DIRECTORIES: [&str; 7] = ["onetime", "queue", "rqueue", "jobs", "running", "hold", "notices"];
+
+/// One of the three directories that a message or job can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// Messages on their way out.
+    Queue,
+    /// Messages on their way in.
+    Rqueue,
+    /// Jobs, in both directions; also the tombstones.
+    Jobs,
+}
+
+impl Place {
+    /// All of them.
+    pub const ALL: [Place; 3] = [Place::Queue, Place::Rqueue, Place::Jobs];
+
+    /// The directory's name, and the word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Place::Queue => "queue",
+            Place::Rqueue => "rqueue",
+            Place::Jobs => "jobs",
+        }
+    }
+
+    /// The place with this name.
+    pub fn of(word: &str) -> Option<Place> {
+        Place::ALL.into_iter().find(|place| place.word() == word)
+    }
+
+    /// `queue/<msgid>`
+    pub fn dir(self, msgid: MsgId) -> String {
+        format!("{}/{msgid}", self.word())
+    }
+
+    /// `queue/<msgid>/<name>`
+    pub fn file(self, msgid: MsgId, name: &str) -> String {
+        format!("{}/{msgid}/{name}", self.word())
+    }
+
+    /// The messages that lie here.
+    pub fn ids(self, fs: &dyn Fs) -> Result<Vec<MsgId>> {
+        let entries = fs.list(self.word())?;
+        Ok(entries.into_iter().filter(|entry| entry.is_dir).filter_map(|entry| entry.name.parse().ok()).collect())
+    }
+}
+
+/// A message's content, sealed under the spool key.
+pub const MESSAGE: &str = "message";
+/// Whose it is: [`Owner`].
+pub const PEER: &str = "peer";
+/// A message that is sealed to its recipient.
+pub const SEALED: &str = "sealed";
+/// The recipient's one-time certificate, at the sender.
+pub const ONETIME_PEM: &str = "onetime.pem";
+/// The one-time key that was set aside, at its maker: a directory.
+pub const ONETIME: &str = "onetime";
+/// A job's secret, sealed under the spool key, at the sender.
+pub const KEY: &str = "key";
+/// The lock that `plumb` holds for its life.
+pub const PLUMB: &str = "plumb";
+/// Why it waits; written by the daemon.
+pub const WHY: &str = "why";
+
+/// `onetime/<keyid>`
+pub fn onetime(keyid: KeyId) -> String {
+    format!("onetime/{keyid}")
+}
+
+/// `running/<msgid>`: whoever holds its lock is the job's keeper.
+pub fn running(msgid: MsgId) -> String {
+    format!("running/{msgid}")
+}
+
+/// `jobs/<msgid>/in/<chan>`: the log that we consume.
+pub fn log_in(msgid: MsgId, chan: Chan) -> String {
+    format!("jobs/{msgid}/in/{chan}")
+}
+
+/// `jobs/<msgid>/out/<chan>`: the log that we produce.
+pub fn log_out(msgid: MsgId, chan: Chan) -> String {
+    format!("jobs/{msgid}/out/{chan}")
+}
+
+/// The channels that have a log in `jobs/<msgid>/<side>`, in order.
+pub fn channels(fs: &dyn Fs, msgid: MsgId, side: &str) -> Result<Vec<Chan>> {
+    let entries = fs.list(&Place::Jobs.file(msgid, side))?;
+    let mut channels: Vec<Chan> =
+        entries.iter().filter_map(|entry| decimal(&entry.name).and_then(|n| n.try_into().ok()).map(Chan)).collect();
+    channels.sort_unstable();
+    Ok(channels)
+}
+
+/// Makes a directory with its parents below an existing one, unless it is there.
+pub fn make_dirs(fs: &dyn Fs, path: &str) -> Result<()> {
+    match fs.make_dir(path) {
+        Err(error) if error.is_absent() => {
+            let Some((parent, _)) = path.rsplit_once('/') else { return Err(error) };
+            make_dirs(fs, parent)?;
+            make_dirs(fs, path)
+        }
+        Err(error) if error.is_taken() => Ok(()),
+        other => other,
+    }
+}
+
+/// Says that something in a directory changed; the daemon will look.
+pub fn touch(fs: &dyn Fs, place: Place, msgid: MsgId) {
+    // A lost touch costs a retry interval, no more.
+    let _ = fs.touch(&place.dir(msgid));
+}
+
+/// The `peer` file of every directory: whose it is, which side we are on, since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The other side.
+    pub username: Username,
+    /// Our side.
+    pub role: Role,
+    /// Observed uptime in seconds when the directory was made.
+    pub born: u64,
+    /// The run of the machine in which it was made.
+    pub boot: String,
+    /// SHA-256 of the plaintext message, at the sender: what a receipt must be for.
+    pub digest: Option<Digest>,
+}
+
+impl Owner {
+    /// An owner as of this moment.
+    pub fn new(fs: &dyn Fs, username: Username, role: Role, digest: Option<Digest>) -> Owner {
+        Owner { username, role, born: clock::uptime(fs), boot: clock::boot(), digest }
+    }
+
+    /// The lines of the file.
+    pub fn facts(&self) -> Facts {
+        Facts::new()
+            .with("username", &self.username)
+            .with("role", self.role.word())
+            .with("born", self.born)
+            .with("boot", &self.boot)
+            .with_some("digest", self.digest)
+    }
+
+    /// Reads the file in a directory; `None` if it cannot be believed.
+    pub fn read(fs: &dyn Fs, dir: &str) -> Option<Owner> {
+        let facts = Facts::read(fs, &format!("{dir}/{PEER}"))?;
+        let role = [Role::Sender, Role::Recipient].into_iter().find(|role| facts.text("role") == Some(role.word()))?;
+        let username = facts.value("username")?;
+        let born = facts.value("born").unwrap_or(0);
+        let boot = facts.text("boot").unwrap_or_default().to_string();
+        Some(Owner { username, role, born, boot, digest: facts.value("digest") })
+    }
+}
+
+/// What binds a file that is sealed at rest to its place.
+pub fn rest_label(file: &str, msgid: MsgId) -> String {
+    format!("{file} {msgid}")
+}

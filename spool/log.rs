@@ -1,0 +1,185 @@
+//! A channel's log: who appends, who copies, who reads.
+//!
+//! The same log lies in two places: `out/<chan>/<n>` at its producer and, byte
+//! for byte, `in/<chan>/<n>` at its consumer. [`Writer`] seals into the first
+//! (`plumb`, the keeper), [`Copy`] takes over what was pulled into the second
+//! (the loop), [`Reader`] opens the second (`plumb`, the keeper). None of them
+//! does any waiting. Offsets count sealed record bytes over the whole log.
+//! This file has what the three share.
+//!
+//! After a crash each of them finds its place again from the files alone: the
+//! last segment is cut back to its last whole valid record; a writer then goes
+//! on in a new segment, for a salt is used once (doc/PROTOCOL.md#streams).
+//! A producer uses no number twice either: a segment in which no record is
+//! valid is cut to nothing and stays, and the consumer goes past it.
+
+pub use crate::copy::{Copy, CopyError};
+pub use crate::reader::{Item, Reader};
+pub use crate::writer::{Writer, sync_all};
+
+use crate::fs::{Fs, LogFile, Result};
+use crate::name::decimal;
+use crate::segment::{BadSegment, End, HEADER, Header, JobKeys, OVERHEAD, RECORD, Record, Records};
+use crate::segment::{Stream, is_end, record_size};
+use std::time::Duration;
+
+/// Bytes that a producer holds at most beyond `got`, and a consumer beyond `read`.
+pub const WINDOW: u64 = 8 << 20;
+/// Hints of progress are left at most this often.
+pub const HINTS_APART: Duration = Duration::from_millis(20);
+/// What a reader and a copy take in one go, in bytes.
+pub(crate) const CHUNK: usize = 256 << 10;
+
+/// The numbers of the segments in a log's directory, in order.
+pub fn segments(fs: &dyn Fs, dir: &str) -> Result<Vec<u64>> {
+    let mut numbers: Vec<u64> = fs.list(dir)?.iter().filter_map(|entry| decimal(&entry.name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Reads an offset that was left as a hint (`got`, `read`); 0 if there is none.
+pub fn hinted(fs: &dyn Fs, path: &str) -> u64 {
+    let text = fs.read(path, 32).unwrap_or_default();
+    std::str::from_utf8(&text).ok().and_then(|text| decimal(text.trim_end())).unwrap_or(0)
+}
+
+/// Leaves an offset as a hint.
+pub fn hint(fs: &dyn Fs, path: &str, offset: u64) -> Result<()> {
+    fs.hint(path, format!("{offset}\n").as_bytes())
+}
+
+/// Where a log ends, if its END is there: asked of the record sizes alone, so
+/// it needs no key and proves nothing to a reader.
+pub fn ended_at(fs: &dyn Fs, dir: &str) -> Result<Option<u64>> {
+    let Some(n) = segments(fs, dir)?.pop() else { return Ok(None) };
+    let file = match fs.open_log(&format!("{dir}/{n}")) {
+        Err(error) if error.is_absent() => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = vec![0; CHUNK];
+    let filled = file.read_at(&mut bytes, 0)?;
+    let Ok(header) = Header::parse(&bytes[..filled]) else { return Ok(None) };
+    // `start` is where `bytes` lies in the file, `at` the record that is looked at.
+    let (mut start, mut filled, mut at) = (0, filled, HEADER as u64);
+    loop {
+        if at + 4 > start + filled as u64 {
+            start = at;
+            filled = file.read_at(&mut bytes, start)?;
+        }
+        let word: &[u8] = &bytes[((at - start) as usize).min(filled)..filled];
+        let Ok(Some(size)) = record_size(word) else { return Ok(None) };
+        at += size as u64;
+        if is_end(&[word[0], word[1], word[2], word[3]]) {
+            let whole = at <= start + filled as u64 || at <= file.size()?;
+            return Ok(whole.then_some(header.base + at - HEADER as u64));
+        }
+    }
+}
+
+/// A segment file as it was found, checked from its first byte to its last valid record.
+pub(crate) struct Found {
+    pub(crate) header: Header,
+    pub(crate) records: Records,
+    pub(crate) file: Box<dyn LogFile>,
+    /// The size in bytes of header and valid records.
+    pub(crate) valid: u64,
+    /// Plaintext bytes in those records.
+    pub(crate) plain: u64,
+    pub(crate) end: Option<End>,
+}
+
+/// Opens segment `n` and checks every record; `None` if its header is not of
+/// this place, or has no record behind it that proves it.
+fn find(fs: &dyn Fs, dir: &str, keys: &JobKeys, stream: Stream, n: u64) -> Result<Option<Found>> {
+    let file = fs.open_log(&format!("{dir}/{n}"))?;
+    let mut buffer = vec![0; CHUNK + RECORD + OVERHEAD];
+    let mut filled = file.read_at(&mut buffer, 0)?;
+    let header = match Header::parse(&buffer[..filled]) {
+        Ok(header) if header.n == n && header.stream == stream && header.msgid == keys.msgid => header,
+        _ => return Ok(None),
+    };
+    let records = Records::new(keys, &header);
+    let mut found = Found { header, records, file, valid: HEADER as u64, plain: 0, end: None };
+    let (mut at, mut plain) = (HEADER, Vec::new());
+    while found.end.is_none() {
+        plain.clear();
+        match found.records.open(&buffer[at..filled], &mut plain) {
+            Ok(Some((size, record))) => {
+                at += size;
+                found.valid += size as u64;
+                found.plain += plain.len() as u64;
+                found.end = if let Record::End(end) = record { Some(end) } else { None };
+            }
+            Ok(None) => {
+                filled = found.file.read_at(&mut buffer, found.valid)?;
+                at = 0;
+                if !matches!(record_size(&buffer[..filled]), Ok(Some(size)) if size <= filled) {
+                    break;
+                }
+            }
+            Err(BadSegment(_)) => break,
+        }
+    }
+    Ok(Some(found).filter(|found| found.valid > HEADER as u64))
+}
+
+/// The last segment that has a valid record, cut back to what is valid. Later
+/// ones were never offered, or damage took what they held; `drop_empty` says
+/// what becomes of them.
+pub(crate) fn last_valid(
+    fs: &dyn Fs,
+    dir: &str,
+    keys: &JobKeys,
+    stream: Stream,
+    drop_empty: impl Fn(&str) -> Result<()>,
+) -> Result<Option<Found>> {
+    for n in segments(fs, dir)?.into_iter().rev() {
+        match find(fs, dir, keys, stream, n)? {
+            Some(mut found) => {
+                cut(&mut *found.file, found.valid)?;
+                return Ok(Some(found));
+            }
+            None => drop_empty(&format!("{dir}/{n}"))?,
+        }
+    }
+    Ok(None)
+}
+
+/// Cuts a file back to `size` bytes, durably.
+pub(crate) fn cut(file: &mut dyn LogFile, size: u64) -> Result<()> {
+    if file.size()? > size {
+        file.truncate(size)?;
+        file.sync()?;
+    }
+    Ok(())
+}
+
+/// Appends all, or leaves the file as it was.
+pub(crate) fn append_all(file: &mut dyn LogFile, bytes: &[u8]) -> Result<()> {
+    let before = file.size()?;
+    let mut count = 0;
+    while count < bytes.len() {
+        match file.append(&bytes[count..]) {
+            Ok(more) => count += more,
+            Err(error) => {
+                file.truncate(before)?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes segment `header.n` with this much in it, under its name at once.
+pub(crate) fn begin(fs: &dyn Fs, dir: &str, header: &Header, records: &[u8]) -> Result<Box<dyn LogFile>> {
+    let next = format!("{dir}/.next");
+    fs.remove(&next)?;
+    let mut file = fs.create_log(&next)?;
+    append_all(&mut *file, &[header.bytes().as_slice(), records].concat())?;
+    fs.rename(&next, &format!("{dir}/{}", header.n))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+#[path = "log_test.rs"]
+mod tests;

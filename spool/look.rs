@@ -1,0 +1,226 @@
+//! What lies in a directory of the spool: fills in what `phase.rs` decides on.
+//!
+//! Reading only, and never more than a step needs. A mark is [`Believed`] when
+//! what it promises is there with the digest it names.
+//!
+//! [`Believed`]: Belief::Believed
+
+use crate::clock;
+use crate::crypto::SpoolKey;
+use crate::facts::Facts;
+use crate::fs::{Fs, Result};
+use crate::layout::{self, KEY, MESSAGE, ONETIME, ONETIME_PEM, Owner, PLUMB, Place, SEALED};
+use crate::log;
+use crate::name::{Chan, Digest, MsgId, Role};
+use crate::phase::{Belief, Mark, QueueSeen, RecipientSeen, RqueueSeen, SenderSeen};
+use crate::segment::JobKeys;
+use crate::url::Sealed;
+
+/// The largest message in bytes: 64 KiB and a recipe of 1 MiB.
+pub const MESSAGE_MAX: usize = (1 << 20) + (64 << 10);
+/// The largest certificate in bytes.
+pub const CERT_MAX: usize = 4 << 10;
+/// The largest sealed message in bytes: header, certificate, records.
+pub const SEALED_MAX: usize = MESSAGE_MAX + CERT_MAX + (4 << 10);
+
+/// How long things may lie, in seconds of observed uptime.
+#[derive(Debug, Clone, Copy)]
+pub struct Ages {
+    /// Without any progress.
+    pub idle_max: u64,
+    /// A confirmed tombstone.
+    pub tombstone: u64,
+}
+
+/// The digest of a file in a directory; `None` if it cannot be read.
+pub fn digest(fs: &dyn Fs, path: &str, max: usize) -> Option<Digest> {
+    fs.read(path, max).ok().map(|bytes| Digest::of(&bytes))
+}
+
+/// The facts of a mark.
+pub fn mark(fs: &dyn Fs, dir: &str, mark: Mark) -> Option<Facts> {
+    Facts::read(fs, &format!("{dir}/{}", mark.name()))
+}
+
+/// Is the mark there, whatever it contains?
+pub fn has(fs: &dyn Fs, dir: &str, mark: Mark) -> bool {
+    fs.exists(&format!("{dir}/{}", mark.name()))
+}
+
+fn belief(there: bool, holds: impl FnOnce() -> bool) -> Belief {
+    match there {
+        false => Belief::Absent,
+        true if holds() => Belief::Believed,
+        true => Belief::Doubted,
+    }
+}
+
+/// Seconds since the latest of these marks was put down, or since birth.
+fn idle(fs: &dyn Fs, dir: &str, owner: Option<&Owner>, marks: &[Mark]) -> u64 {
+    let noted = marks.iter().filter_map(|&name| mark(fs, dir, name)?.value::<u64>("at"));
+    let alive = log::hinted(fs, &format!("{dir}/alive"));
+    let latest = noted.chain([alive, owner.map_or(0, |owner| owner.born)]).max().unwrap_or(0);
+    clock::uptime(fs).saturating_sub(latest)
+}
+
+/// The facts of `send.ok`, `recv.req` and `recv.rdy`: what `snd` says.
+pub fn sealed_facts(sealed: &Sealed) -> Facts {
+    Facts::new().with("digest", sealed.digest).with("length", sealed.length).with("key", sealed.key)
+}
+
+/// Reads what `sealed_facts` wrote.
+pub fn sealed(facts: &Facts) -> Option<Sealed> {
+    Some(Sealed { digest: facts.value("digest")?, length: facts.value("length")?, key: facts.value("key")? })
+}
+
+/// Looks at `queue/<msgid>`. `opens` says whether the message file's content is
+/// the message that the job asked for, `valid` whether a receipt is.
+pub fn queue(
+    fs: &dyn Fs,
+    msgid: MsgId,
+    ages: &Ages,
+    opens: impl Fn(&[u8], Option<Digest>) -> bool,
+    valid: impl Fn(Digest, Digest) -> bool,
+) -> Result<QueueSeen> {
+    let (dir, job_dir) = (Place::Queue.dir(msgid), Place::Jobs.dir(msgid));
+    let (owner, job) = (Owner::read(fs, &dir), Owner::read(fs, &job_dir));
+    let wanted = job.as_ref().and_then(|job| job.digest).or(owner.as_ref().and_then(|owner| owner.digest));
+    let receipt_in = |facts: Option<Facts>| {
+        let receipt = facts.and_then(|facts| facts.value("receipt"));
+        receipt.zip(wanted).is_some_and(|(receipt, digest)| valid(receipt, digest))
+    };
+    let key = digest(fs, &format!("{dir}/{ONETIME_PEM}"), CERT_MAX);
+    let believed_rdy = || mark(fs, &dir, Mark::SendRdy).is_some_and(|facts| key.is_some() && facts.value("key") == key);
+    let believed_ok = || {
+        let facts = mark(fs, &dir, Mark::SendOk).and_then(|facts| sealed(&facts));
+        let file = || digest(fs, &format!("{dir}/{SEALED}"), SEALED_MAX);
+        facts.is_some_and(|sealed| Some(sealed.digest) == file())
+    };
+    let message = fs.read(&format!("{dir}/{MESSAGE}"), MESSAGE_MAX).ok();
+    Ok(QueueSeen {
+        message: owner.is_some() && message.is_some_and(|bytes| opens(&bytes, wanted)),
+        send_rdy: belief(has(fs, &dir, Mark::SendRdy), believed_rdy),
+        send_ok: belief(has(fs, &dir, Mark::SendOk), believed_ok),
+        ack_req: belief(has(fs, &dir, Mark::AckReq), || receipt_in(mark(fs, &dir, Mark::AckReq))),
+        ack_ok: has(fs, &dir, Mark::AckOk),
+        job: job.is_some_and(|job| job.role == Role::Sender),
+        receipt: receipt_in(mark(fs, &job_dir, Mark::Receipt)),
+        cancel: has(fs, &job_dir, Mark::Cancel) || has(fs, &job_dir, Mark::Done),
+        too_old: idle(fs, &dir, owner.as_ref(), &[]) > ages.idle_max,
+    })
+}
+
+/// The digest of the one-time certificate that `peer.ok` promises in `dir`, if
+/// it is there with its private half, both unaltered.
+pub fn key_aside(fs: &dyn Fs, dir: &str) -> Option<Digest> {
+    let facts = mark(fs, dir, Mark::PeerOk)?;
+    let (cert, key) = key_digests(fs, dir)?;
+    (facts.value("cert") == Some(cert) && facts.value("private") == Some(key)).then_some(cert)
+}
+
+/// The facts of `peer.ok` for the key that lies in `dir/onetime`.
+pub fn key_facts(fs: &dyn Fs, dir: &str) -> Option<Facts> {
+    let (cert, key) = key_digests(fs, dir)?;
+    Some(Facts::new().with("cert", cert).with("private", key))
+}
+
+fn key_digests(fs: &dyn Fs, dir: &str) -> Option<(Digest, Digest)> {
+    let cert = digest(fs, &format!("{dir}/{ONETIME}/cert.pem"), CERT_MAX)?;
+    let key = digest(fs, &format!("{dir}/{ONETIME}/key"), CERT_MAX)?;
+    Some((cert, key))
+}
+
+/// Looks at `rqueue/<msgid>`.
+pub fn rqueue(fs: &dyn Fs, msgid: MsgId, ages: &Ages) -> Result<RqueueSeen> {
+    let dir = Place::Rqueue.dir(msgid);
+    let owner = Owner::read(fs, &dir);
+    let aside = key_aside(fs, &dir);
+    let said = |name| mark(fs, &dir, name).and_then(|facts| sealed(&facts)).filter(|said| Some(said.key) == aside);
+    let fetched = || {
+        let file = || digest(fs, &format!("{dir}/{SEALED}"), SEALED_MAX);
+        said(Mark::RecvRdy).is_some_and(|said| Some(said.digest) == file())
+    };
+    Ok(RqueueSeen {
+        job: fs.exists(&Place::Jobs.dir(msgid)),
+        cancel: has(fs, &dir, Mark::Cancel),
+        too_old: idle(fs, &dir, owner.as_ref(), &[]) > ages.idle_max,
+        owner: owner.is_some(),
+        key: key_digests(fs, &dir).is_some(),
+        peer_ok: belief(has(fs, &dir, Mark::PeerOk), || aside.is_some()),
+        recv_req: belief(has(fs, &dir, Mark::RecvReq), || said(Mark::RecvReq).is_some()),
+        recv_rdy: belief(has(fs, &dir, Mark::RecvRdy), fetched),
+    })
+}
+
+/// Looks at `jobs/<msgid>` where we are the sender. `keys` opened its secret.
+pub fn sender(fs: &dyn Fs, msgid: MsgId, ages: &Ages, owner: &Owner, keys: bool, receipt: bool) -> Result<SenderSeen> {
+    let dir = Place::Jobs.dir(msgid);
+    let incoming = Role::Recipient.produces();
+    let log = |chan: Chan| layout::log_in(msgid, chan);
+    let ended = |chan: Chan| Ok::<bool, crate::fs::Error>(log::ended_at(fs, &log(chan))?.is_some());
+    let mut all_ended = true;
+    for &chan in incoming {
+        all_ended &= ended(chan)?;
+    }
+    Ok(SenderSeen {
+        key: keys,
+        queue: fs.exists(&Place::Queue.dir(msgid)),
+        receipt,
+        // The mark is a hint: after another boot it may be lost, so it counts as there.
+        sent: has(fs, &dir, Mark::Sent) || owner.boot != clock::boot(),
+        cancel: has(fs, &dir, Mark::Cancel),
+        wanted: fs.is_locked(&format!("{dir}/{PLUMB}"))?,
+        ended: all_ended,
+        control_ended: ended(Chan::CONTROL)?,
+        broken: incoming.iter().any(|&chan| fs.exists(&format!("{}/broken", log(chan)))),
+        input_ended: log::ended_at(fs, &layout::log_out(msgid, Chan::STDIN))?.is_some(),
+        patience_over: false,
+        done: has(fs, &dir, Mark::Done),
+        too_old: idle(fs, &dir, Some(owner), &[Mark::Cancel, Mark::Done]) > ages.idle_max,
+    })
+}
+
+/// Looks at `jobs/<msgid>` where we are the recipient. `message` says whether it opens.
+pub fn recipient(
+    fs: &dyn Fs,
+    msgid: MsgId,
+    ages: &Ages,
+    owner: Option<&Owner>,
+    message: bool,
+) -> Result<RecipientSeen> {
+    let dir = Place::Jobs.dir(msgid);
+    let there = |name: &str| fs.exists(&format!("{dir}/{name}"));
+    let end = |chan: Chan| log::ended_at(fs, &layout::log_out(msgid, chan));
+    let (control, stdout, stderr) = (end(Chan::CONTROL)?, end(Chan::STDOUT)?, end(Chan::STDERR)?);
+    let taken = |chan: Chan, end: Option<u64>| {
+        end.is_some_and(|end| log::hinted(fs, &format!("{}/got", layout::log_out(msgid, chan))) >= end)
+    };
+    let idle = idle(fs, &dir, owner, &[Mark::Cancel, Mark::RunExit, Mark::Over]);
+    Ok(RecipientSeen {
+        owner: owner.is_some(),
+        message,
+        unclean: there(ONETIME) || there(SEALED) || !has(fs, &dir, Mark::RecvOk),
+        acked: has(fs, &dir, Mark::Acked),
+        cancel: has(fs, &dir, Mark::Cancel),
+        started: has(fs, &dir, Mark::RunStarted),
+        exit: has(fs, &dir, Mark::RunExit),
+        outputs_ended: stdout.is_some() && stderr.is_some(),
+        control_ended: control.is_some(),
+        keeper: fs.is_locked(&layout::running(msgid))?,
+        drained: taken(Chan::CONTROL, control) && taken(Chan::STDOUT, stdout) && taken(Chan::STDERR, stderr),
+        over: has(fs, &dir, Mark::Over),
+        remains: there(MESSAGE) || there(ONETIME) || there(SEALED) || there("in") || there("out"),
+        too_old: idle > ages.idle_max,
+        tombstone_old: idle > ages.tombstone,
+    })
+}
+
+/// The keys of a job that we asked for, from its secret under the spool key.
+pub fn sender_keys(fs: &dyn Fs, msgid: MsgId, spool_key: &SpoolKey, ours: &crate::name::Username) -> Option<JobKeys> {
+    let dir = Place::Jobs.dir(msgid);
+    let owner = Owner::read(fs, &dir).filter(|owner| owner.role == Role::Sender)?;
+    let sealed = fs.read(&format!("{dir}/{KEY}"), 256).ok()?;
+    let secret = spool_key.open(&layout::rest_label(KEY, msgid), &sealed).ok()?;
+    let secret = crate::crypto::Key(secret.as_slice().try_into().ok()?);
+    Some(JobKeys { secret, sender: ours.clone(), recipient: owner.username, msgid })
+}

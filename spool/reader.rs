@@ -1,0 +1,209 @@
+//! Opens a channel's log at its consumer, for whoever the bytes are for.
+
+use crate::fs::{Error, Fs, LogFile, Result};
+use crate::log::{CHUNK, HINTS_APART, WINDOW, hint, hinted, segments};
+use crate::segment::{End, HEADER, Header, JobKeys, OVERHEAD, RECORD, Record, Records, Stream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the next look at a log gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// So many plaintext bytes are in [`Reader::data`].
+    Data(usize),
+    /// The log is over, and all of it was read.
+    End(End),
+    /// There is no more yet.
+    Nothing,
+    /// There will be no more, and this is not the end.
+    Broken,
+}
+
+/// Opens a channel's log in `in/<chan>`, from its start or from where the last reader left off.
+pub struct Reader {
+    fs: Arc<dyn Fs>,
+    dir: String,
+    keys: JobKeys,
+    stream: Stream,
+    current: Option<(Records, Box<dyn LogFile>)>,
+    n: u64,
+    at: u64,
+    /// Sealed bytes opened; plaintext bytes given.
+    offset: u64,
+    plain: u64,
+    /// Sealed bytes opened by the last look.
+    sealed: u64,
+    told: u64,
+    told_at: Duration,
+    resume: u64,
+    end: Option<End>,
+    data: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    /// Opens the log in `dir`. With a `read` hint there, what is below it is skipped.
+    pub fn open(fs: Arc<dyn Fs>, dir: &str, keys: JobKeys, stream: Stream) -> Result<Reader> {
+        let resume = hinted(&*fs, &format!("{dir}/read"));
+        let (mut first, mut lowest) = (None, None);
+        for n in segments(&*fs, dir)? {
+            let file = match fs.open_log(&format!("{dir}/{n}")) {
+                // The copy has just removed it: it lies below what was read.
+                Err(error) if error.is_absent() => continue,
+                other => other?,
+            };
+            let mut bytes = [0; HEADER];
+            let filled = file.read_at(&mut bytes, 0)?;
+            lowest = lowest.or(Some(n));
+            if Header::parse(&bytes[..filled]).is_ok_and(|header| header.base <= resume) {
+                first = Some(n);
+            }
+        }
+        if let (None, Some(lowest)) = (first, lowest) {
+            return Err(Error::damaged(dir, format!("what comes before segment {lowest} is gone unread")));
+        }
+        let first = first.unwrap_or(0);
+        let (dir, buffer) = (dir.to_string(), vec![0; CHUNK + RECORD + OVERHEAD]);
+        Ok(Reader {
+            fs,
+            dir,
+            keys,
+            stream,
+            current: None,
+            n: first,
+            at: 0,
+            offset: 0,
+            plain: 0,
+            sealed: 0,
+            told: resume,
+            told_at: Duration::ZERO,
+            resume,
+            end: None,
+            data: Vec::new(),
+            buffer,
+        })
+    }
+
+    /// Looks for more. Data replaces what [`Reader::data`] held.
+    pub fn advance(&mut self) -> Result<Item> {
+        loop {
+            let item = self.look()?;
+            match item {
+                // What the last reader had taken is opened again, for its counters, and not given again.
+                Item::Data(_) if self.offset <= self.resume => continue,
+                Item::Data(_) if self.offset - self.sealed < self.resume => {
+                    let what = format!("was read up to {}, where no record ends", self.resume);
+                    return Err(Error::damaged(&self.dir, what));
+                }
+                Item::Nothing if self.fs.exists(&format!("{}/broken", self.dir)) => return Ok(Item::Broken),
+                _ => return Ok(item),
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<Item> {
+        loop {
+            if self.current.is_none() && !self.enter()? {
+                return Ok(Item::Nothing);
+            }
+            // Whether there is a next segment is asked first: then this one is complete when it is read.
+            let closed = self.fs.exists(&format!("{}/{}", self.dir, self.n + 1));
+            let item = self.read()?;
+            if item != Item::Nothing || !closed {
+                return Ok(item);
+            }
+            self.current = None;
+            self.n += 1;
+        }
+    }
+
+    fn enter(&mut self) -> Result<bool> {
+        let mut bytes = [0; HEADER];
+        let (path, file, filled) = loop {
+            let path = format!("{}/{}", self.dir, self.n);
+            let file = match self.fs.open_log(&path) {
+                Err(error) if error.is_absent() => return Ok(false),
+                other => other?,
+            };
+            let filled = file.read_at(&mut bytes, 0)?;
+            if filled > 0 {
+                break (path, file, filled);
+            }
+            // The copy passed over a segment in which nothing was valid.
+            if !self.fs.exists(&format!("{}/{}", self.dir, self.n + 1)) {
+                return Ok(false);
+            }
+            self.n += 1;
+        };
+        let header = Header::parse(&bytes[..filled]).map_err(|bad| Error::damaged(&path, bad.0))?;
+        if header.n != self.n || header.stream != self.stream || header.msgid != self.keys.msgid {
+            return Err(Error::damaged(&path, "a segment from elsewhere"));
+        }
+        if self.offset == 0 && self.n > 0 {
+            (self.offset, self.plain) = (header.base, header.plain);
+        }
+        if header.base != self.offset || header.plain != self.plain {
+            return Err(Error::damaged(&path, "does not continue the segment before it"));
+        }
+        self.at = HEADER as u64;
+        self.current = Some((Records::new(&self.keys, &header), file));
+        Ok(true)
+    }
+
+    fn read(&mut self) -> Result<Item> {
+        if let Some(end) = self.end {
+            return Ok(Item::End(end));
+        }
+        let Some((records, file)) = &mut self.current else { return Ok(Item::Nothing) };
+        let filled = file.read_at(&mut self.buffer, self.at)?;
+        self.data.clear();
+        let mut used = 0;
+        while used < filled && self.data.len() < CHUNK && self.end.is_none() {
+            let opened = records.open(&self.buffer[used..filled], &mut self.data);
+            let opened = opened.map_err(|bad| Error::damaged(&format!("{}/{}", self.dir, self.n), bad.0))?;
+            let Some((size, record)) = opened else { break };
+            used += size;
+            if let Record::End(end) = record {
+                self.end = Some(end);
+            }
+            if self.offset + used as u64 == self.resume {
+                break;
+            }
+        }
+        self.sealed = used as u64;
+        self.at += used as u64;
+        self.offset += used as u64;
+        self.plain += self.data.len() as u64;
+        match self.end {
+            Some(end) if end.length != self.plain => {
+                let what = format!("ends after {} bytes, not {}", self.plain, end.length);
+                Err(Error::damaged(&format!("{}/{}", self.dir, self.n), what))
+            }
+            Some(end) if self.data.is_empty() => Ok(Item::End(end)),
+            _ if used == 0 => Ok(Item::Nothing),
+            _ => Ok(Item::Data(self.data.len())),
+        }
+    }
+
+    /// The bytes of the last [`Item::Data`].
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Plaintext bytes given, and skipped, so far.
+    pub fn plain(&self) -> u64 {
+        self.plain
+    }
+
+    /// What was given has been taken by whoever it was for: leaves the `read`
+    /// hint, at most every quarter of a window or 20 ms, or at once if `idle`.
+    /// `now` is any clock that runs on.
+    pub fn took(&mut self, now: Duration, idle: bool) -> Result<()> {
+        let due = self.offset >= self.told + WINDOW / 4 || now >= self.told_at + HINTS_APART;
+        if self.offset > self.told && (due || idle) {
+            hint(&*self.fs, &format!("{}/read", self.dir), self.offset)?;
+            (self.told, self.told_at) = (self.offset, now);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! A command on the other machine, as ssh would run it.
+
+use crate::homes::{NETPLUMB, PLUMB, Peer, kill_9, noise, pair, pair_up, read_up_to, run, send, wait_until};
+use rustix::process::Signal;
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn output_error_and_status_come_back_apart_and_whole() {
+    all_comes_back(20 * MIB);
+}
+
+#[test]
+#[ignore = "the same with 100 MiB"]
+fn a_hundred_mebibytes_come_back_whole() {
+    all_comes_back(100 * MIB);
+}
+
+fn all_comes_back(size: usize) {
+    let (a, _b) = pair_up();
+    let input = noise(size, 1);
+    let ran = a.plumb(&["b", "cat; echo e >&2; exit 37"], &input);
+    assert_eq!(ran.status, 37);
+    assert!(ran.stdout == input, "stdout differs: {} of {} bytes", ran.stdout.len(), input.len());
+    assert_eq!(ran.stderr, "e\n");
+    println!("{} MiB there and back in {:.2} s", size / MIB, ran.took.as_secs_f64());
+}
+
+#[test]
+fn a_remote_death_by_signal_is_128_and_the_signal() {
+    let (a, _b) = pair_up();
+    assert_eq!(a.plumb(&["b", "kill -TERM $$"], b"").status, 143);
+}
+
+#[test]
+fn an_unknown_host_is_255_with_the_stable_last_line() {
+    let (a, _b) = pair_up();
+    let ran = a.plumb(&["nobody", "true"], b"");
+    assert_eq!(ran.status, 255);
+    let last = ran.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("plumb: origin=transport status=67 reason="), "{last}");
+}
+
+#[test]
+fn a_command_goes_on_after_its_input_ended() {
+    let (a, _b) = pair_up();
+    assert_eq!(a.plumb(&["b", "cat; sleep 1; echo end"], b"x").good().text(), "xend\n");
+}
+
+#[test]
+fn it_ends_with_the_command_even_while_its_input_is_held_open() {
+    let (a, _b) = pair_up();
+    a.plumb(&["b", "true"], b"").good();
+    let mut command = a.command(PLUMB);
+    let started = Instant::now();
+    let mut child = command.args(["b", "true"]).stdin(Stdio::piped()).spawn().unwrap();
+    let stdin = child.stdin.take();
+    assert!(child.wait().unwrap().success());
+    assert!(started.elapsed() < Duration::from_secs(1), "took {:?}", started.elapsed());
+    drop(stdin);
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_an_endless_writer() {
+    let (a, _b) = pair_up();
+    let mut command = a.command(PLUMB);
+    let mut child = command.args(["b", "head -1"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || while stdin.write_all(&b"y\n".repeat(1000)).is_ok() {});
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"y\n".as_slice()));
+    writer.join().unwrap();
+}
+
+#[test]
+fn a_writer_whose_reader_left_ends_on_both_sides() {
+    let (a, b) = pair_up();
+    let mut command = a.command(PLUMB);
+    let mut child = command.args(["b", "head -c 1G /dev/zero"]).stdout(Stdio::piped()).spawn().unwrap();
+    assert_eq!(read_up_to(child.stdout.take().unwrap(), 5).len(), 5);
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(141), "death by SIGPIPE over there");
+    wait_until(Duration::from_secs(10), "no keeper is left", || b.children("keeper").is_empty());
+}
+
+#[test]
+fn a_peer_without_a_shell_is_refused_and_nothing_runs() {
+    let (mut a, mut b) = (Peer::new("a", None), Peer::new("b", None));
+    a.knows(&b, &b.address.clone());
+    let card = a.netplumb(&["card"]).good().stdout;
+    let mut add = b.command(NETPLUMB);
+    add.args(["peer", "add", "a", "-", "--address", &a.address]);
+    run(add, &card).good();
+    (a.up(), b.up());
+    let proof = b.home.join("proof");
+    let ran = a.plumb(&["b", &format!("touch {}", proof.display())], b"");
+    assert_eq!(ran.status, 255);
+    assert!(ran.stderr.contains("refused"), "{}", ran.stderr);
+    assert!(!proof.exists());
+}
+
+#[test]
+fn it_waits_for_a_peer_that_is_down_and_says_why() {
+    waits_for_a_peer_that_is_down(Duration::from_secs(5));
+}
+
+#[test]
+#[ignore = "the same with a peer that is down for a minute"]
+fn it_waits_for_a_peer_that_is_down_for_a_minute() {
+    waits_for_a_peer_that_is_down(Duration::from_secs(60));
+}
+
+fn waits_for_a_peer_that_is_down(long: Duration) {
+    let (mut a, mut b) = pair();
+    a.up();
+    let mut command = a.command(PLUMB);
+    let mut child =
+        command.args(["b", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"patience").unwrap();
+    std::thread::sleep(long);
+    assert!(child.try_wait().unwrap().is_none());
+    let why = a.netplumb(&["why", &a.ids("queue")[0]]).good().text();
+    assert!(why.contains("connection refused"), "{why}");
+    b.up();
+    let started = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    println!("down for {long:?}: done {:.2} s after the peer came up", started.elapsed().as_secs_f64());
+    assert!(started.elapsed() < Duration::from_secs(15), "took {:?}", started.elapsed());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"patience".as_slice()), "{said}");
+    assert!(said.contains("connection refused"), "{said}");
+}
+
+#[test]
+fn nothing_is_left_but_the_tombstone() {
+    let (a, b) = pair_up();
+    for _ in 0..5 {
+        a.plumb(&["b", "cat"], b"small").good();
+    }
+    wait_until(Duration::from_secs(20), "the sender forgets", || a.ids("jobs").is_empty() && a.ids("queue").is_empty());
+    wait_until(Duration::from_secs(20), "the recipient cleans up", || {
+        b.ids("rqueue").is_empty() && b.ids("running").is_empty() && b.children("keeper").is_empty()
+    });
+    for id in b.ids("jobs") {
+        let dir = b.home.join("spool/jobs").join(id);
+        wait_until(Duration::from_secs(20), "segments and secret are destroyed", || {
+            !dir.join("in").exists() && !dir.join("out").exists() && !dir.join("message").exists()
+        });
+    }
+}
+
+/// Window and one segment, and something for marks and logs of the other channels.
+const BOUND: u64 = (8 << 20) + (4 << 20) + (256 << 10);
+
+/// Starts `plumb` with pipes.
+fn start(a: &Peer, words: &[&str]) -> Child {
+    let mut command = a.command(PLUMB);
+    command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("plumb starts")
+}
+
+/// What both spools reach at most while something is waited for.
+struct Spools<'a> {
+    peers: [&'a Peer; 2],
+    before: [u64; 2],
+    most: [u64; 2],
+}
+
+impl<'a> Spools<'a> {
+    fn of(a: &'a Peer, b: &'a Peer) -> Spools<'a> {
+        let before = [a.spool_size(), b.spool_size()];
+        Spools { peers: [a, b], before, most: [0; 2] }
+    }
+
+    /// Looks for so long.
+    fn watch(&mut self, long: Duration) {
+        let until = Instant::now() + long;
+        while Instant::now() < until {
+            for (most, peer) in self.most.iter_mut().zip(self.peers) {
+                *most = peer.spool_size().max(*most);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn check(&self, what: &str) {
+        let over = [0, 1].map(|i| self.most[i].saturating_sub(self.before[i]));
+        println!(
+            "{what}: spools at most {:.2} and {:.2} MiB larger",
+            over[0] as f64 / MIB as f64,
+            over[1] as f64 / MIB as f64
+        );
+        assert!(over.iter().all(|over| *over <= BOUND), "{over:?} bytes over their earlier sizes, allowed {BOUND}");
+        assert!(over.iter().any(|over| *over > 1 << 20), "control: something lies there: {over:?}");
+    }
+}
+
+/// A remote reader takes a part, then nothing for so long, then the rest.
+fn remote_reader_stops(long: Duration) {
+    let (a, b) = pair_up();
+    let (size, part) = (96 * MIB, 32 * MIB);
+    let text = format!("head -c {part} >/dev/null; sleep {}; wc -c", long.as_secs());
+    let mut spools = Spools::of(&a, &b);
+    let mut child = start(&a, &["b", &text]);
+    let mut stdin = child.stdin.take().unwrap();
+    let written = Arc::new(AtomicU64::new(0));
+    let (count, input) = (written.clone(), noise(size, 7));
+    let writer = std::thread::spawn(move || {
+        for piece in input.chunks(64 << 10) {
+            stdin.write_all(piece).expect("plumb reads on");
+            count.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        }
+    });
+    let written = || written.load(Ordering::Relaxed);
+    wait_until(Duration::from_secs(60), "the first part is read", || written() > part as u64);
+    spools.watch(long / 2);
+    let blocked_at = written();
+    let why = a.netplumb(&["why", &a.ids("jobs")[0]]).text();
+    let other = a.plumb(&["b", "cat"], b"others go on").good();
+    assert_eq!(other.text(), "others go on");
+    spools.watch(long / 4);
+    assert_eq!(written(), blocked_at, "the writer blocks");
+    assert!(blocked_at < (part + 30 * MIB) as u64, "{blocked_at} bytes were taken from it");
+    spools.check(&format!("a remote reader that stops for {long:?}"));
+    println!("  the writer blocks at {} MiB; another job took {:?}; why: {}", blocked_at >> 20, other.took, why.trim());
+    writer.join().expect("everything is taken in the end");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), (size - part).to_string());
+}
+
+#[test]
+fn a_remote_reader_that_stops_blocks_the_writer_and_fills_no_disk() {
+    remote_reader_stops(Duration::from_secs(8));
+}
+
+#[test]
+#[ignore = "the same for a minute"]
+fn a_remote_reader_that_stops_for_a_minute_fills_no_disk() {
+    remote_reader_stops(Duration::from_secs(60));
+}
+
+/// Our reader takes a part, then nothing for so long, then the rest.
+fn our_reader_stops(long: Duration) {
+    let (a, b) = pair_up();
+    let (size, part) = (96 * MIB, 32 * MIB);
+    let progress = b.home.join("progress");
+    let text = format!(
+        "echo heard >&2; for i in $(seq 96); do head -c {MIB} /dev/zero; echo $i >{}; done",
+        progress.display()
+    );
+    let mut spools = Spools::of(&a, &b);
+    let mut child = start(&a, &["b", &text]);
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    assert_eq!(read_up_to(&mut stdout, part).len(), part);
+    spools.watch(long / 2);
+    let reached = || std::fs::read_to_string(&progress).unwrap_or_default();
+    let blocked_at = reached();
+    // Another channel of the same job is not held up.
+    assert_eq!(read_up_to(&mut stderr, 6), b"heard\n");
+    spools.watch(long / 4);
+    assert_eq!(reached(), blocked_at, "the command blocks");
+    assert!(blocked_at.trim().parse::<usize>().unwrap() < 64, "{blocked_at}");
+    spools.check(&format!("our reader that stops for {long:?}"));
+    println!("  the command blocks at {} MiB", blocked_at.trim());
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest.len(), size - part);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn our_reader_that_stops_blocks_the_command_and_fills_no_disk() {
+    our_reader_stops(Duration::from_secs(8));
+}
+
+#[test]
+#[ignore = "the same for a minute"]
+fn our_reader_that_stops_for_a_minute_fills_no_disk() {
+    our_reader_stops(Duration::from_secs(60));
+}
+
+#[test]
+fn an_interrupt_before_the_receipt_is_130_and_nothing_was_started() {
+    let (mut a, mut b) = pair();
+    a.up();
+    let proof = b.home.join("proof");
+    let child = start(&a, &["b", &format!("touch {}", proof.display())]);
+    wait_until(Duration::from_secs(10), "it is queued", || !a.ids("queue").is_empty());
+    std::thread::sleep(Duration::from_millis(500));
+    send(child.id(), Signal::INT);
+    let started = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("not started"), "{said}");
+    assert_eq!(said.lines().last(), Some("plumb: origin=transport status=75 reason=not-started"));
+    assert!(started.elapsed() < Duration::from_secs(2), "at once, not after {:?}", started.elapsed());
+    b.up();
+    wait_until(Duration::from_secs(30), "it is forgotten", || a.ids("jobs").is_empty() && a.ids("queue").is_empty());
+    a.plumb(&["b", "true"], b"").good();
+    assert!(!proof.exists());
+}
+
+/// Starts a command that says when it runs.
+fn started(a: &Peer, text: &str) -> Child {
+    let mut child = start(a, &["b", &format!("echo ready; {text}")]);
+    assert_eq!(read_up_to(child.stdout.as_mut().unwrap(), 6), b"ready\n");
+    child
+}
+
+#[test]
+fn a_signal_after_the_receipt_travels_to_the_command() {
+    let (a, _b) = pair_up();
+    let child = started(&a, "trap 'echo caught; exit 3' INT; while :; do sleep 0.05; done");
+    // The shell has said that it runs, and may not have come to its trap.
+    std::thread::sleep(Duration::from_millis(300));
+    send(child.id(), Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), b"caught\n".as_slice()));
+    let child = started(&a, "exec sleep 1000");
+    send(child.id(), Signal::TERM);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
+}
+
+#[test]
+fn a_second_interrupt_cancels_a_command_that_does_not_heed_the_first() {
+    let (a, b) = pair_up();
+    let child = started(&a, "trap '' INT; while :; do sleep 0.05; done");
+    std::thread::sleep(Duration::from_millis(300));
+    send(child.id(), Signal::INT);
+    std::thread::sleep(Duration::from_millis(300));
+    send(child.id(), Signal::INT);
+    let asked = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert_eq!(said.lines().last(), Some("plumb: origin=transport status=76 reason=cancelled"));
+    assert!(asked.elapsed() < Duration::from_secs(2), "at once, not after {:?}", asked.elapsed());
+    wait_until(Duration::from_secs(20), "the command is ended", || b.children("keeper").is_empty());
+}

@@ -1,0 +1,15 @@
+//! The integration tests: two or more homes, and everything that can go wrong between them.
+//! One program, a module per promise. The long forms run with `-- --ignored`, and print their figures.
+
+mod by_hand;
+mod cuts;
+mod deaths;
+mod exchange;
+mod homes;
+#[path = "../netplumb/link.rs"]
+mod link;
+mod secrets;
+mod sim;
+mod states;
+mod strangers;
+mod tidy;

@@ -1,0 +1,67 @@
+//! From one message, with everything that can go wrong: nothing is lost, done
+//! twice, or told wrongly, and everything comes to rest.
+
+use super::every_state::is_fast;
+use super::faults::Faults;
+use super::reach::{Reached, Search};
+use super::words::World;
+use std::time::Instant;
+
+fn nothing_wrong(what: &str, faults: Faults) -> Reached {
+    let begun = Instant::now();
+    let reached = Search { world: World::default(), faults }.run();
+    println!("{what}: {} states, {} pairs, in {:.1?}", reached.states, reached.pairs, begun.elapsed());
+    println!("   cannot come to rest: {}; wrong: {:?}", reached.stuck, reached.names());
+    reached.print();
+    assert_eq!(reached.names(), [""; 0], "{what}: {faults:?}");
+    reached
+}
+
+#[test]
+fn crashes_lost_words_and_replays_cost_only_time() {
+    let reached = nothing_wrong("lost words", Faults::default());
+    assert!(reached.pairs > 100);
+    nothing_wrong("6 crashes, replays", Faults::crashes(6));
+}
+
+#[test]
+fn a_late_answer_or_decision_finds_nothing_it_could_spoil() {
+    let crashes = if cfg!(debug_assertions) { 1 } else { 6 };
+    nothing_wrong("late", Faults { late: true, cancel: true, ..Faults::crashes(crashes) });
+}
+
+#[test]
+fn whoever_cancels_is_told_what_was_started() {
+    let crashes = if cfg!(debug_assertions) { 1 } else { 6 };
+    let faults = Faults { cancel: true, plumb_dies: true, refuse: true, forget: true, ..Faults::crashes(crashes) };
+    nothing_wrong("cancel", faults);
+    nothing_wrong("age", Faults { age: true, forget: true, ..Faults::crashes(crashes) });
+}
+
+#[test]
+fn a_command_is_started_at_most_once_and_its_end_is_told_as_it_was() {
+    let crashes = if cfg!(debug_assertions) { 1 } else { 6 };
+    nothing_wrong("keeper", Faults { keeper_dies: true, refuse: true, ..Faults::crashes(crashes) });
+    let faults = Faults { keeper_dies: true, plumb_dies: true, cancel: true, refuse: true, ..Faults::crashes(crashes) };
+    nothing_wrong("keeper and plumb", Faults { crashes: crashes.min(2), ..faults });
+}
+
+#[test]
+fn a_power_cut_loses_no_more_than_marks_that_heal() {
+    let crashes = if cfg!(debug_assertions) { 1 } else { 2 };
+    nothing_wrong("power", Faults { power: true, cancel: true, forget: true, ..Faults::crashes(crashes) });
+}
+
+#[test]
+fn a_lost_directory_of_an_undelivered_message_is_made_good() {
+    nothing_wrong("amnesia", Faults { amnesia: true, cancel: true, ..Faults::crashes(6) });
+}
+
+#[test]
+#[ignore = "minutes"]
+fn everything_at_once() {
+    if is_fast("everything at once") {
+        nothing_wrong("everything at once, 6 crashes", Faults { late: false, ..Faults::all(6) });
+        nothing_wrong("everything at once, late as well", Faults::all(2));
+    }
+}
