@@ -109,7 +109,7 @@ impl Trial {
                 kill_at += self.kill_every;
                 let turn = kills as usize;
                 let verb = ["daemon", "service", "loop"][turn / 2 % 3];
-                let peer = if turn % 2 == 0 { &mut *a } else { &mut *b };
+                let peer = if turn.is_multiple_of(2) { &mut *a } else { &mut *b };
                 if peer.suffer(verb) {
                     kills += 1;
                 } else {

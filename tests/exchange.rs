@@ -1,6 +1,6 @@
 //! A command on the other machine, as ssh would run it.
 
-use crate::homes::{NETPLUMB, PLUMB, Peer, kill_9, noise, pair, pair_up, read_up_to, run, send, wait_until};
+use crate::homes::{NETPLUMB, PLUMB, Peer, noise, pair, pair_up, read_up_to, run, send, wait_until};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
@@ -96,7 +96,8 @@ fn a_peer_without_a_shell_is_refused_and_nothing_runs() {
     let mut add = b.command(NETPLUMB);
     add.args(["peer", "add", "a", "-", "--address", &a.address]);
     run(add, &card).good();
-    (a.up(), b.up());
+    a.up();
+    b.up();
     let proof = b.home.join("proof");
     let ran = a.plumb(&["b", &format!("touch {}", proof.display())], b"");
     assert_eq!(ran.status, 255);

@@ -155,16 +155,6 @@ impl Peer {
         true
     }
 
-    /// Waits until daemon, service and loop are there, and the service listens.
-    pub fn settle(&self) {
-        wait_until(Duration::from_secs(30), "service and loop are there", || {
-            self.children("service").len() == 1 && self.children("loop").len() == 1
-        });
-        wait_until(Duration::from_secs(30), "the service listens", || {
-            std::net::TcpStream::connect(&self.address).is_ok()
-        });
-    }
-
     /// Processes of this home that run this verb of `netplumb`.
     pub fn children(&self, verb: &str) -> Vec<u32> {
         let marker = format!("NETPLUMB_HOME={}", self.home.display());

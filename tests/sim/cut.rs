@@ -137,22 +137,14 @@ impl Journal {
         }
         let mut settled: Vec<bool> =
             self.pending.iter().map(|change| change.slots.iter().any(|(dir, _, _)| *dir == id)).collect();
-        // A change takes with it what it rests on.
-        for later in (0..settled.len()).rev().filter(|&later| settled[later]).collect::<Vec<_>>() {
-            for earlier in 0..later {
-                settled[earlier] |= self.pending[later].shares_a_name(&self.pending[earlier]);
-            }
-        }
-        // What was added has its own: until nothing more is.
-        loop {
-            let before = settled.clone();
-            for later in 0..settled.len() {
-                for earlier in 0..later {
-                    settled[earlier] |= settled[later] && self.pending[later].shares_a_name(&self.pending[earlier]);
-                }
-            }
-            if before == settled {
-                break;
+        // A change takes with it what it rests on, and that, what it rests on in turn:
+        // nothing rests on a later one, so once from the last to the first is enough.
+        for later in (0..settled.len()).rev() {
+            let rests = |(earlier, kept): (usize, &mut bool)| {
+                *kept |= self.pending[later].shares_a_name(&self.pending[earlier])
+            };
+            if settled[later] {
+                settled[..later].iter_mut().enumerate().for_each(rests);
             }
         }
         let mut rest = Vec::new();

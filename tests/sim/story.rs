@@ -242,7 +242,8 @@ fn first_broken(fault: Fault, seeds: std::ops::Range<u64>, prepare: impl Fn(&mut
     points.find_map(|(who, at, seed)| strike(who, at, fault, seed * 1000 + at, prepare))
 }
 
-/// The checks of what is said are left out: the loss itself must show.
+/// The checks of what is said are left out: the loss itself must show. That
+/// everything comes to rest does not hang on any sync, so "remains" is not among it.
 #[test]
 fn without_syncs_a_power_cut_breaks_promises() {
     let broken = strike_all(Fault::Cut, 0..2, |two| {
@@ -250,7 +251,7 @@ fn without_syncs_a_power_cut_breaks_promises() {
         two.break_it(&Broken { without_sync: vec![String::new()], ..Broken::default() });
     });
     let is_there = |what: &str| assert!(broken.iter().any(|line| line.contains(what)), "{what}");
-    ["ran 2 times", "remains", "it ended with"].into_iter().for_each(is_there);
+    ["ran 2 times", "a false success", "it ended with"].into_iter().for_each(is_there);
 }
 
 #[test]
