@@ -24,7 +24,7 @@ use crate::segment::{Stream, is_end, record_size};
 use std::time::Duration;
 
 /// Bytes that a producer holds at most beyond `got`, and a consumer beyond `read`.
-pub const WINDOW: u64 = 8 << 20;
+pub const WINDOW: u64 = 32 << 20;
 /// Hints of progress are left at most this often.
 pub const HINTS_APART: Duration = Duration::from_millis(20);
 /// What a reader and a copy take in one go, in bytes.

@@ -21,7 +21,7 @@ pub const RECORD: usize = 64 << 10;
 /// What a record adds to its plaintext, in bytes.
 pub const OVERHEAD: usize = 4 + TAG;
 /// No segment file grows beyond this, in bytes.
-pub const SEGMENT: u64 = 4 << 20;
+pub const SEGMENT: u64 = 8 << 20;
 
 const MAGIC: &[u8; 8] = b"plumbseg";
 const END_FLAG: u32 = 1 << 31;
