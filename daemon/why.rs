@@ -62,6 +62,11 @@ impl Whys {
                 self.forget(key);
                 false
             }
+            // A stream that cannot go on says so, and when it tries again by itself.
+            Turn::Live if report.cause.is_some() => {
+                self.waits(key, report, report.next_ms.map_or(next, Duration::from_millis), now, wall);
+                false
+            }
             Turn::Rest | Turn::Live => {
                 let written = self.forget(key);
                 written || !known
@@ -219,6 +224,22 @@ mod tests {
         assert_eq!((facts.text("first_error"), facts.text("last_error")), (Some("no route"), Some("timed out")));
         let times = (facts.value("attempts"), facts.value("first_at"), facts.value("last_at"), facts.value("next_at"));
         assert_eq!(times, (Some(3), Some(1000), Some(1003), Some(1010)));
+    }
+
+    #[test]
+    fn a_live_job_whose_stream_cannot_go_on_says_so_until_it_goes_on() {
+        let mut world = World::new();
+        let mut report = Report::new(Place::Queue, MSGID, Turn::Live);
+        (report.cause, report.error) = (Some("unreachable".into()), Some("refused".into()));
+        report.next_ms = Some(9000);
+        let note = |world: &mut World, report: &Report, at: u64| {
+            world.whys.note(report, Duration::from_secs(40), true, Duration::from_millis(at), 1000)
+        };
+        note(&mut world, &report, 0);
+        assert_eq!(world.write(1000), 1);
+        let facts = world.read().unwrap();
+        assert_eq!((facts.text("last_error"), facts.value("next_at")), (Some("refused"), Some(1009)));
+        assert!(note(&mut world, &Report::new(Place::Queue, MSGID, Turn::Live), 2000), "it is no longer true");
     }
 
     #[test]

@@ -20,8 +20,13 @@ use spool::url::Ask;
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// While a peer is unknown or out of reach, peers are read again no more often
+/// than this; a tenth of it for one that is unknown.
+const PEERS_APART: Duration = Duration::from_secs(10);
 
 /// What stands against starting.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +105,7 @@ struct Worker {
     world: Arc<World<Http>>,
     home: Home,
     works: HashMap<(Place, MsgId), Work>,
+    peers_read: Instant,
     reports: UnboundedSender<(Report, bool)>,
     reported: UnboundedReceiver<(Report, bool)>,
 }
@@ -107,7 +113,7 @@ struct Worker {
 impl Worker {
     fn new(world: Arc<World<Http>>, home: Home) -> Worker {
         let (reports, reported) = unbounded_channel();
-        Worker { world, home, works: HashMap::new(), reports, reported }
+        Worker { world, home, works: HashMap::new(), peers_read: Instant::now(), reports, reported }
     }
 
     async fn serve(mut self, mut orders: UnboundedReceiver<Order>) {
@@ -137,8 +143,14 @@ impl Worker {
             Order::Look(place, msgid) => self.look(place, msgid),
             Order::Heard(username) => self.world.hear(&username),
             Order::Hello => self.hello(),
-            Order::Reload => self.world.know(peers::load(&self.home, &self.world.identity)),
+            Order::Reload => self.read_peers(),
         }
+    }
+
+    fn read_peers(&mut self) {
+        self.peers_read = Instant::now();
+        let (world, home) = (self.world.clone(), self.home.clone());
+        tokio::task::spawn_blocking(move || world.know(peers::load(&home, &world.identity)));
     }
 
     fn look(&mut self, place: Place, msgid: MsgId) {
@@ -169,6 +181,14 @@ impl Worker {
     /// or begins it anew if something changed meanwhile.
     fn pass_on(&mut self, report: Report, last: bool) {
         let about = report.about();
+        // Somebody may have been added, or have moved.
+        let apart = match report.cause.as_deref() {
+            Some("no_peer") => PEERS_APART / 10,
+            _ => PEERS_APART,
+        };
+        if matches!(report.cause.as_deref(), Some("no_peer" | "unreachable")) && self.peers_read.elapsed() > apart {
+            self.read_peers();
+        }
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{}", report.line()).and_then(|()| out.flush());
         let Some((place, msgid)) = about.filter(|_| last) else { return };

@@ -82,7 +82,7 @@ fn the_document_names_every_mark_and_has_every_section_that_is_cited() {
     for section in cited {
         assert_eq!(anchors.iter().filter(|anchor| *anchor == section).count(), 1, "{section}");
     }
-    for cause in ["unreachable", "collect", "window", "later"] {
+    for cause in ["unreachable", "collect", "over", "disk_full"] {
         assert!(crate::why::explain(cause).is_some() && document.contains(&format!("| `{cause}` |")), "{cause}");
     }
 }

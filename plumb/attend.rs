@@ -164,7 +164,8 @@ impl<'a> Attendant<'a> {
                     self.screen.detail(format_args!("{}: {outcome}", self.peer));
                     self.exit.get_or_insert(outcome);
                 }
-                // The keeper does not need us as a reader of anything else.
+                Ok(Heard::Said(Control::Close(Chan::STDIN))) => self.job.unread.declare(),
+                // The keeper has no more to say to us.
                 Ok(Heard::Said(Control::Signal(_) | Control::Close(_))) => {}
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::End | Heard::Broken) => self.deaf = true,
@@ -186,7 +187,7 @@ impl<'a> Attendant<'a> {
                 self.output(chan).delivered = Some(why);
             }
             Event::Delivered(chan, delivered) => drop(self.output(chan).delivered.get_or_insert(delivered)),
-            Event::Input(InputEnd::Eof) => self.progress.input_ended(),
+            Event::Input(InputEnd::Eof | InputEnd::Unread) => self.progress.input_ended(),
             Event::Input(InputEnd::Unreadable(errno)) => {
                 self.screen.note(format_args!("cannot read stdin: {errno}; the command will be killed for it"));
             }

@@ -37,6 +37,8 @@ pub struct Job {
     pub keys: JobKeys,
     /// Declared when nothing more will come.
     pub over: Over,
+    /// Declared when the command reads no more of our input.
+    pub unread: Over,
 }
 
 impl Job {
@@ -115,8 +117,9 @@ pub fn queue(
     let mut room = Room { ready: &ready, host: &request.host, screen, events, told: None };
     let (submitted, prepared) =
         room.patiently(|fs| submit::prepare(fs, &ready.spool_key, &ready.ours, &ready.theirs, &start))?;
-    let over = Over::new().map_err(|error| Ending::failed(Reason::Disk, error))?;
-    let job = Job { fs: ready.fs.clone(), root: ready.root.clone(), keys: submitted.keys.clone(), over };
+    let over = || Over::new().map_err(|error| Ending::failed(Reason::Disk, error));
+    let (fs, root, keys) = (ready.fs.clone(), ready.root.clone(), submitted.keys.clone());
+    let job = Job { fs, root, keys, over: over()?, unread: over()? };
     input::start(&job, bell, request.no_input).map_err(|error| Ending::failed(Reason::Disk, error))?;
     if !is_daemon_alive(&*job.fs) {
         screen.note(Why::because("no_daemon").text(&request.host, 0));

@@ -3,7 +3,7 @@
 
 use crate::input::InputEnd;
 use crate::output::Delivered;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use spool::name::Chan;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -83,9 +83,14 @@ impl Over {
 
     /// Is it?
     pub fn is_declared(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, poll};
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+    }
+
+    /// Waits until it is, or until this descriptor has something to read, or hung up; says whether it is.
+    pub fn comes_before(&self, source: BorrowedFd) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::from_borrowed_fd(source, PollFlags::IN)];
+        poll(&mut fds, None).is_ok() && !fds[0].revents().is_empty()
     }
 
     /// Readable when it is.

@@ -246,12 +246,17 @@ impl Peer {
         self.announces(outcome);
     }
 
-    /// The outcome is said on channel 0.
+    /// The outcome is said on channel 0, and nothing after it.
     pub fn announces(&mut self, outcome: Outcome) {
+        self.says_on_control(&Control::Exit(outcome));
+        self.ends(Chan::CONTROL, EndKind::Eof);
+    }
+
+    /// This is said on channel 0.
+    pub fn says_on_control(&mut self, control: &Control) {
         self.output(Chan::CONTROL);
         let mut speaker = Speaker::new(self.outputs.remove(&Chan::CONTROL.0).unwrap());
-        speaker.say(&Control::Exit(outcome)).unwrap();
-        speaker.end().unwrap();
+        speaker.say(control).unwrap();
         self.outputs.insert(Chan::CONTROL.0, speaker.log);
     }
 

@@ -6,15 +6,16 @@
 //! than let it take that for the end (doc/PROTOCOL.md#streams).
 
 use crate::begin::Job;
-use crate::bell::{Bell, Event};
+use crate::bell::{Bell, Event, Over};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use spool::fs::Error;
 use spool::log::{WINDOW, Writer};
 use spool::name::Chan;
 use spool::segment::EndKind;
-use spool::wait::{Watch, poll_readable};
+use spool::wait::Watch;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 /// What is read in one go, in bytes.
@@ -31,6 +32,8 @@ pub enum InputEnd {
     Eof,
     /// It could not be read; the log says that it broke off.
     Unreadable(Errno),
+    /// The command reads no more of it; whoever writes to us is told by a broken pipe.
+    Unread,
     /// The log cannot be written.
     Disk(Error),
 }
@@ -59,15 +62,25 @@ fn carry(job: &Job, source: Option<BorrowedFd>) -> Result<InputEnd, Error> {
     input.watch.add(&job.root.join(&dir));
     let mut buffer = vec![0; CHUNK];
     loop {
-        input.wait_for_window()?;
+        input.wait_for_window(&job.unread)?;
+        if job.unread.comes_before(source) {
+            leave(source);
+            return input.end(EndKind::ReaderGone).map(|()| InputEnd::Unread);
+        }
         match rustix::io::read(source, &mut buffer) {
             Ok(0) => return input.end(EndKind::Eof).map(|()| InputEnd::Eof),
             Ok(count) => input.seal(&buffer[..count])?,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => poll_readable(&[source], LOOK_EVERY),
+            Err(Errno::INTR | Errno::AGAIN) => {}
             Err(errno) => return input.end(EndKind::Aborted).map(|()| InputEnd::Unreadable(errno)),
         }
     }
+}
+
+/// Lets go of our end of the pipe: the descriptor stays taken, by nothing.
+fn leave(stdin: BorrowedFd) {
+    debug_assert_eq!(stdin.as_raw_fd(), 0);
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let _ = nothing.and_then(rustix::stdio::dup2_stdin);
 }
 
 struct Input {
@@ -77,13 +90,13 @@ struct Input {
 
 impl Input {
     /// Waits until less than a window is held here.
-    fn wait_for_window(&mut self) -> Result<(), Error> {
+    fn wait_for_window(&mut self, unread: &Over) -> Result<(), Error> {
         if self.writer.held() < WINDOW {
             return Ok(());
         }
         self.writer.forget()?;
-        while self.writer.held() >= WINDOW {
-            self.watch.wait(&[], LOOK_EVERY);
+        while self.writer.held() >= WINDOW && !unread.is_declared() {
+            self.watch.wait(&[unread.fd()], LOOK_EVERY);
             self.writer.forget()?;
         }
         Ok(())

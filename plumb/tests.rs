@@ -110,7 +110,7 @@ fn a_peer_that_is_away_gets_a_window_and_then_reading_stops() {
     let here = Here::new();
     let mut plumb = here.plumb(&["-q", "nas", "cat"]);
     let mut stdin = plumb.child.stdin.take().unwrap();
-    let total = 24 << 20;
+    let total = 3 * WINDOW as usize;
     let feeder = std::thread::spawn(move || stdin.write_all(&noise(total)).unwrap());
     let mut peer = here.meet();
     wait_for("a full window", || (peer.input_offset() >= WINDOW).then_some(()));
@@ -186,6 +186,25 @@ fn a_reader_that_goes_away_closes_the_commands_pipe_and_the_status_still_comes()
     peer.announces(Outcome::Signal(13));
     let (status, _, stderr) = plumb.finish();
     assert_eq!((status, stderr.as_str()), (141, "still here\n"));
+}
+
+#[test]
+fn a_command_that_closes_its_stdin_closes_our_writers_pipe() {
+    let here = Here::new();
+    let mut plumb = here.plumb(&["nas", "exec <&-; sleep 1"]);
+    let mut stdin = plumb.child.stdin.take().unwrap();
+    stdin.write_all(b"some").unwrap();
+    let mut peer = here.meet();
+    peer.receipt();
+    wait_for("the input", || (peer.input_offset() > 0).then_some(()));
+    peer.says(Chan::STDERR, b"not yet\n");
+    peer.says_on_control(&Control::Close(Chan::STDIN));
+    wait_for("a broken pipe", || stdin.write_all(b"more").is_err().then_some(()));
+    let (taken, end) = peer.input();
+    assert!(taken.starts_with(b"some") && end == EndKind::ReaderGone);
+    assert!(plumb.child.try_wait().unwrap().is_none(), "it waits for the command");
+    peer.exits(Outcome::Exited(0));
+    assert_eq!(plumb.finish().0, 0);
 }
 
 #[test]

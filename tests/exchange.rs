@@ -1,6 +1,8 @@
 //! A command on the other machine, as ssh would run it.
 
-use crate::homes::{NETPLUMB, PLUMB, Peer, noise, pair, pair_up, read_up_to, run, send, wait_until};
+use crate::homes::{
+    NETPLUMB, PLUMB, Peer, free_address, kill_9, noise, pair, pair_up, read_up_to, run, send, wait_until,
+};
 use rustix::process::Signal;
 use spool::log::WINDOW;
 use spool::segment::SEGMENT;
@@ -289,6 +291,45 @@ fn our_reader_that_stops_blocks_the_command_and_fills_no_disk() {
 #[ignore = "the same for a minute"]
 fn our_reader_that_stops_for_a_minute_fills_no_disk() {
     our_reader_stops(Duration::from_secs(60));
+}
+
+#[test]
+fn peers_that_are_added_or_move_while_the_daemons_run_are_known() {
+    let (mut a, mut b) = (Peer::new("a", None), Peer::new("b", None));
+    a.up();
+    b.up();
+    a.knows(&b, &free_address());
+    b.knows(&a, &a.address.clone());
+    let child = start(&a, &["b", "echo found"]);
+    wait_until(Duration::from_secs(10), "it is queued", || !a.ids("queue").is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+    // The address was wrong; somebody mends it.
+    a.netplumb(&["peer", "remove", "b"]).good();
+    a.knows(&b, &b.address.clone());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "found\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_job_whose_link_breaks_says_so_and_goes_on() {
+    let (a, mut b) = pair_up();
+    let mut child = start(&a, &["b", "cat"]);
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    stdin.write_all(b"one\n").unwrap();
+    assert_eq!(read_up_to(&mut stdout, 4), b"one\n");
+    let id = a.ids("jobs").remove(0);
+    let why = || a.netplumb(&["why", &id]).good().text();
+    assert!(why().contains("nothing is known to be in its way"), "{}", why());
+    b.kill();
+    b.children("service").into_iter().chain(b.children("loop")).for_each(|pid| assert!(kill_9(pid)));
+    wait_until(Duration::from_secs(20), "it says so", || why().contains("connection refused"));
+    b.up();
+    stdin.write_all(b"two\n").unwrap();
+    assert_eq!(read_up_to(&mut stdout, 4), b"two\n");
+    wait_until(Duration::from_secs(20), "it is no longer said", || !why().contains("connection refused"));
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
