@@ -49,6 +49,12 @@ pub fn status(error: &anyhow::Error) -> u8 {
     if let Some(fail) = error.downcast_ref::<Fail>() {
         return fail.0;
     }
+    if matches!(error.downcast_ref(), Some(::service::Error::Listen { .. })) {
+        return UNAVAILABLE;
+    }
+    if matches!(error.downcast_ref(), Some(r#loop::worker::Error::Keygen(_))) {
+        return CONFIG;
+    }
     match home_error(error) {
         Some(spool::home::Error::Io { .. } | spool::home::Error::Spool(_)) => IO,
         Some(_) => CONFIG,
