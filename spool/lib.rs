@@ -19,6 +19,7 @@ pub mod look;
 pub mod name;
 pub mod outcome;
 pub mod phase;
+mod phase_job;
 mod reader;
 pub mod report;
 pub mod retry;
