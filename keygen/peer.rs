@@ -122,8 +122,8 @@ address = {address}
 # true gives it your account.
 shell = {shell}
 
-# What it may have here at once: messages that are not yet delivered (and ends
-# of jobs that it has not confirmed), and jobs that run.
+# What it may have here at once: messages and jobs, until they are over and it
+# has confirmed that; and jobs that run.
 [quota]
 #messages = {messages}
 #jobs = {jobs}

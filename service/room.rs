@@ -27,7 +27,7 @@ pub enum Full {
     Sick,
     /// Below the floor of free bytes or inodes.
     Disk,
-    /// The peer has its number of messages here.
+    /// The peer has its number of messages and jobs here.
     Quota,
 }
 
@@ -37,7 +37,7 @@ impl Full {
         match self {
             Full::Sick => "a sync has failed",
             Full::Disk => "the disk is full",
-            Full::Quota => "its quota of messages is used up",
+            Full::Quota => "its quota of messages and jobs is used up",
         }
     }
 }
@@ -89,7 +89,8 @@ impl Room {
     }
 }
 
-/// Each peer's messages that are not yet delivered, and unconfirmed tombstones.
+/// Each peer's messages and jobs that are not both over and confirmed: whatever
+/// a job keeps on our disk is counted for as long as it is kept.
 fn messages(fs: &dyn Fs) -> HashMap<Username, usize> {
     let mut messages = HashMap::new();
     let mut add = |owner: Owner| *messages.entry(owner.username).or_default() += 1;
@@ -98,7 +99,7 @@ fn messages(fs: &dyn Fs) -> HashMap<Username, usize> {
     }
     for msgid in Place::Jobs.ids(fs).unwrap_or_default() {
         let dir = Place::Jobs.dir(msgid);
-        if has(fs, &dir, Mark::Acked) || !has(fs, &dir, Mark::Over) {
+        if has(fs, &dir, Mark::Acked) && has(fs, &dir, Mark::Over) {
             continue;
         }
         Owner::read(fs, &dir).filter(|owner| owner.role == Role::Recipient).map(&mut add);

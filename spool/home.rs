@@ -257,7 +257,7 @@ pub struct Policy {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
-    /// Messages that are not yet delivered, and unconfirmed tombstones.
+    /// Messages and jobs until they are over and confirmed; beyond it the peer's queue waits.
     pub messages: usize,
     /// Jobs that run.
     pub jobs: usize,

@@ -261,15 +261,39 @@ fn a_damaged_key_leaves_the_stock_and_is_never_given_away() {
 }
 
 #[test]
-fn a_quota_counts_what_is_not_delivered_and_tombstones_that_nobody_confirmed() {
+fn a_quota_counts_whatever_is_not_both_over_and_confirmed() {
+    // Delivered jobs counted nowhere: a peer that pulled nothing could fill the
+    // disk with them, and everybody else waited below its floor. Each counts
+    // until it is over and its end is confirmed.
+    let counts = |marks: &[&str]| {
+        let site = site(9);
+        std::fs::write(site.home.config.join("peers/alice/peer.toml"), "[quota]\nmessages = 1\n").unwrap();
+        site.directory(Place::Jobs, MSGID, ALICE, Role::Recipient);
+        marks.iter().for_each(|mark| site.file(Place::Jobs, MSGID, mark, ""));
+        let running = site.serve();
+        let word = |peer: &str| running.ask(peer, Ask::Msg, MsgId([1; 20])).unwrap().word;
+        assert_eq!(word(BOB), Word::Ok, "another peer has its own");
+        running.ask(ALICE, Ask::Msg, MsgId([2; 20])).unwrap().word == Word::Later
+    };
+    let delivered: [&[&str]; 5] =
+        [&[], &["recv.ok"], &["recv.ok", "acked"], &["acked", "run.started", "run.exit"], &["recv.ok", "over"]];
+    for marks in delivered {
+        assert!(counts(marks), "{marks:?}");
+    }
+    assert!(!counts(&["acked", "over"]));
+}
+
+#[test]
+fn a_peer_at_its_quota_is_told_later_and_goes_on_when_there_is_room() {
     let site = site(9);
     std::fs::write(site.home.config.join("peers/alice/peer.toml"), "[quota]\nmessages = 3\n").unwrap();
     let running = site.serve();
     let word = |peer: &str, n: u8| running.ask(peer, Ask::Msg, MsgId([n; 20])).unwrap().word;
-    over(&site);
+    delivered(&site);
     assert_eq!([word(ALICE, 1), word(ALICE, 2), word(ALICE, 3)], [Word::Ok, Word::Ok, Word::Later]);
     assert_eq!(word(ALICE, 1), Word::Ok, "what is here is answered");
     assert_eq!(word(BOB, 4), Word::Ok, "another peer has its own");
+    site.file(Place::Jobs, MSGID, "over", "outcome=exited 0\n");
     site.file(Place::Jobs, MSGID, "acked", "");
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(word(ALICE, 3), Word::Ok);
