@@ -25,6 +25,7 @@ pub struct Link {
 struct State {
     bytes_per_second: u64,
     bytes: AtomicU64,
+    opened: AtomicU64,
     silent: AtomicBool,
     connections: Mutex<Vec<(TcpStream, TcpStream)>>,
     /// When the link is free again.
@@ -39,6 +40,7 @@ impl Link {
         let state = Arc::new(State {
             bytes_per_second,
             bytes: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
             silent: AtomicBool::new(false),
             connections: Mutex::new(Vec::new()),
             free_at: Mutex::new(Instant::now()),
@@ -69,6 +71,12 @@ impl Link {
         self.state.silent.store(silent, Ordering::Relaxed);
     }
 
+    /// Connections that were opened, whether or not they still are.
+    #[allow(dead_code, reason = "the demonstration does not count them")]
+    pub fn opened(&self) -> u64 {
+        self.state.opened.load(Ordering::Relaxed)
+    }
+
     /// Bytes that have passed.
     pub fn bytes(&self) -> u64 {
         self.state.bytes.load(Ordering::Relaxed)
@@ -77,6 +85,7 @@ impl Link {
 
 impl State {
     fn join(self: Arc<State>, near: TcpStream, target: &str) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
         self.hold();
         let Ok(far) = TcpStream::connect(target) else { return };
         let _ = near.set_nodelay(true);

@@ -8,6 +8,7 @@
 use crate::body::Body;
 use crate::connection::{Handle, Visitor};
 use crate::peers::Strange;
+use crate::pool::{Crowded, PEER_MAX, PULLING_MAX};
 use crate::pull::{Wanted, message, segment};
 use crate::request::Attended;
 use crate::{Shared, lock};
@@ -19,7 +20,6 @@ use spool::home::Peer;
 use spool::look::CERT_MAX;
 use spool::name::MsgId;
 use spool::url::{Ask, Cert, Path, What};
-use std::convert::Infallible;
 use std::sync::Arc;
 
 /// The answer to whoever has no business here.
@@ -39,13 +39,17 @@ fn whole(bytes: Vec<u8>) -> Response<Body> {
     response
 }
 
-/// Answers a request. The connection is busy until the answer has been sent.
-pub(crate) async fn answer(visitor: Arc<Visitor>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+/// Answers a request. The connection is busy until the answer has been sent; it
+/// ends without one if its peer has too many, so that the peer tries again later.
+pub(crate) async fn answer(visitor: Arc<Visitor>, request: Request<Incoming>) -> Result<Response<Body>, Crowded> {
     let busy = visitor.activity.busy();
     let (head, _) = request.into_parts();
     let response = match enter(&visitor, &head) {
         Ok(Entered::Cert(cert)) => certificate(&visitor.shared, cert).await,
-        Ok(Entered::Peer(peer, what)) => attend(&visitor, peer, what, &head).await,
+        Ok(Entered::Peer(peer, what)) => {
+            admit(&visitor, &peer, &what)?;
+            attend(&visitor, peer, what, &head).await
+        }
         Err(strange) => {
             visitor.shared.strangers.note(strange);
             None
@@ -78,12 +82,26 @@ fn enter(visitor: &Visitor, head: &Parts) -> Result<Entered, Strange> {
     if !path.verify(&peer.request_key) {
         return Err(Strange::Mac);
     }
-    let leaving = lock(&shared.pool).admit(visitor.number, from, Handle::is_idle);
-    if let Some(leaving) = leaving {
-        leaving.end();
-    }
     shared.heard.note(from, matches!(path.what, What::Request(Ask::Hlo, ..)));
     Ok(Entered::Peer(peer, path.what))
+}
+
+/// Moves the connection into its peer's pool, where there may be no room for it.
+fn admit(visitor: &Visitor, peer: &Peer, what: &What) -> Result<(), Crowded> {
+    let shared = &visitor.shared;
+    let max = match what {
+        What::Seg { .. } => PULLING_MAX,
+        What::Request(..) | What::Queue(_) | What::Cert(_) => PEER_MAX,
+    };
+    let admitted = lock(&shared.pool).admit(visitor.number, &peer.username, max, Handle::is_idle);
+    match admitted {
+        Ok(leaving) => leaving.map(Handle::end),
+        Err(crowded) => {
+            shared.troubles.note(peer, "cannot serve all its connections", &format!("it has {max} that are busy"));
+            return Err(crowded);
+        }
+    };
+    Ok(())
 }
 
 /// A GET of a path, without a body: hyper would take much more.

@@ -12,10 +12,14 @@ use std::net::IpAddr;
 
 /// Connections that have not shown a valid MAC.
 pub const STRANGERS_MAX: usize = 256;
-/// Those of them that come from one source.
-pub const SOURCE_MAX: usize = 8;
-/// Connections of one peer.
-pub const PEER_MAX: usize = 64;
+/// Those of them that come from one source. A peer that has many jobs dials as
+/// many times at once, and is a stranger until its first request is read.
+pub const SOURCE_MAX: usize = 64;
+/// Connections of one peer, whatever they are for.
+pub const PEER_MAX: usize = 256;
+/// With more than this, a peer's pulls are refused: the rest is for requests,
+/// which are short. A job has three pulls at its sender, two at its recipient.
+pub const PULLING_MAX: usize = 240;
 
 /// A connection: the higher, the younger.
 pub type Number = u64;
@@ -34,6 +38,11 @@ impl Source {
         }
     }
 }
+
+/// The peer has as many busy connections as it may: this one has to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many busy connections")]
+pub struct Crowded;
 
 /// All connections; `H` is what ends one.
 pub struct Pool<H> {
@@ -74,20 +83,27 @@ impl<H> Pool<H> {
         self.strangers.pop_first().map(|(_, (_, handle))| handle)
     }
 
-    /// Counts a connection as this peer's, which has shown a valid MAC on it;
-    /// gives the one that has to leave for it: the oldest idle one, or the oldest.
-    pub fn admit(&mut self, number: Number, peer: &Username, idle: impl Fn(&H) -> bool) -> Option<H> {
-        if self.whose.get(&number) == Some(peer) {
-            return None;
+    /// Counts a connection as this peer's, which has shown a valid MAC on it and
+    /// is busy with that. Beyond `max` the oldest idle one has to leave, or else
+    /// the newcomer: a busy connection is never ended for another.
+    pub fn admit(
+        &mut self,
+        number: Number,
+        peer: &Username,
+        max: usize,
+        idle: impl Fn(&H) -> bool,
+    ) -> Result<Option<H>, Crowded> {
+        if self.whose.get(&number) != Some(peer) {
+            let Some(handle) = self.take(number) else { return Err(Crowded) };
+            self.peers.entry(peer.clone()).or_default().insert(number, handle);
+            self.whose.insert(number, peer.clone());
         }
-        let handle = self.take(number)?;
-        let mine = self.peers.entry(peer.clone()).or_default();
-        let full = mine.len() >= PEER_MAX;
-        let oldest = || mine.iter().find(|(_, handle)| idle(handle)).or(mine.iter().next()).map(|(number, _)| *number);
-        let leaving = if full { oldest() } else { None };
-        mine.insert(number, handle);
-        self.whose.insert(number, peer.clone());
-        leaving.and_then(|leaving| self.take(leaving))
+        let mine = self.peers.get(peer).filter(|mine| mine.len() > max);
+        let Some(mine) = mine else { return Ok(None) };
+        match mine.iter().find(|(_, handle)| idle(handle)).map(|(number, _)| *number) {
+            Some(oldest) => Ok(self.take(oldest)),
+            None => Err(Crowded),
+        }
     }
 
     /// Forgets a connection, and gives what ends it.
@@ -152,10 +168,10 @@ mod tests {
         let (a, b) = (Username::of_ca(b"a"), Username::of_ca(b"b"));
         let mut pool = Pool::default();
         pool.enter(0, source(1), 0);
-        assert_eq!(pool.admit(0, &a, |_| true), None);
+        assert_eq!(pool.admit(0, &a, PEER_MAX, |_| true), Ok(None));
         for n in 1..=1000 {
             pool.enter(n as Number, source(n), n);
-            pool.admit(n as Number, &b, |_| true);
+            let _ = pool.admit(n as Number, &b, PEER_MAX, |_| true);
         }
         for n in 2000..3000 {
             pool.enter(n as Number, source(n), n);
@@ -164,18 +180,23 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_s_oldest_idle_connection_leaves_before_a_busy_one() {
+    fn a_busy_connection_is_never_ended_for_a_newer_one() {
+        // Each job has three pulls that wait. With 22 of them the next connection
+        // ended the oldest, whose owner dialled again and ended the next.
         let a = Username::of_ca(b"a");
         let mut pool = Pool::default();
         for n in 0..PEER_MAX {
             pool.enter(n as Number, source(n), n);
-            assert_eq!(pool.admit(n as Number, &a, |n| *n == 5), None);
+            assert_eq!(pool.admit(n as Number, &a, PEER_MAX, |n| *n == 5), Ok(None));
         }
-        pool.enter(100, source(100), 100);
-        assert_eq!(pool.admit(100, &a, |n| *n == 5), Some(5));
-        pool.enter(101, source(101), 101);
-        assert_eq!(pool.admit(101, &a, |_| false), Some(0));
-        assert_eq!(pool.admit(101, &a, |_| true), None, "it is counted already");
+        pool.enter(1000, source(1000), 1000);
+        assert_eq!(pool.admit(1000, &a, PEER_MAX, |n| *n == 5), Ok(Some(5)), "an idle one leaves");
+        pool.enter(1001, source(1001), 1001);
+        assert_eq!(pool.admit(1001, &a, PEER_MAX, |_| false), Err(Crowded));
+        assert_eq!(pool.take(1001), Some(1001), "its own end takes it out");
+        assert_eq!(pool.admit(1000, &a, PEER_MAX, |_| false), Ok(None), "it is counted already");
+        assert_eq!(pool.admit(1000, &a, PULLING_MAX, |_| false), Err(Crowded), "and may not begin a pull");
+        assert_eq!(pool.take(0), Some(0), "the oldest is still here");
     }
 
     #[test]

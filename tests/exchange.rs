@@ -1,7 +1,7 @@
 //! A command on the other machine, as ssh would run it.
 
 use crate::homes::{
-    NETPLUMB, PLUMB, Peer, free_address, kill_9, noise, pair, pair_up, read_up_to, run, send, wait_until,
+    NETPLUMB, PLUMB, Peer, free_address, kill_9, noise, pair, pair_behind_links, pair_up, read_up_to, run, send, wait_until,
 };
 use rustix::process::Signal;
 use spool::log::WINDOW;
@@ -107,6 +107,30 @@ fn a_peer_without_a_shell_is_refused_and_nothing_runs() {
     assert_eq!(ran.status, 255);
     assert!(ran.stderr.contains("refused"), "{}", ran.stderr);
     assert!(!proof.exists());
+}
+
+/// Each job has three pulls that wait; connections were ended for newer ones,
+/// and dialled again: forty jobs made hundreds.
+#[test]
+fn forty_jobs_at_once_end_well_and_no_connection_is_cut() {
+    let (a, b, links) = pair_behind_links(0);
+    let start = |n| {
+        let words = ["b".to_string(), format!("sleep 1; echo {n}")];
+        let mut command = a.command(PLUMB);
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let started = Instant::now();
+    let running: Vec<Child> = (0..40).map(start).collect();
+    for (n, child) in running.into_iter().enumerate() {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), output.stdout), (Some(0), format!("{n}\n").into_bytes()), "{said}");
+    }
+    let opened = links.map(|link| link.opened());
+    println!("forty jobs in {:.1} s, connections {opened:?}", started.elapsed().as_secs_f64());
+    for log in [a.log(), b.log()] {
+        assert!(!log.contains("connection dropped") && !log.contains("cannot serve all its connections"), "{log}");
+    }
 }
 
 #[test]

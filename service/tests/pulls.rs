@@ -8,6 +8,7 @@ use spool::layout::{Place, log_out};
 use spool::log::{WINDOW, hinted};
 use spool::name::{Chan, MsgId, Role};
 use spool::segment::{EndKind, HEADER, SEGMENT};
+use spool::url::{Ask, Word};
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -147,6 +148,40 @@ fn a_second_pull_ends_one_that_waits() {
     });
     let other = running.pull(seg(MSGID, Chan::STDERR, 0, 0), "");
     assert_eq!(other.status, 404);
+}
+
+/// Pulls that wait, three for each job, on a connection each; how many of them
+/// were answered, and how many connections were ended instead. Requests come through meanwhile.
+fn wait_together(jobs: u8) -> (usize, usize) {
+    let site = site(0);
+    let channels = [Chan::CONTROL, Chan::STDOUT, Chan::STDERR];
+    let ids: Vec<MsgId> = (0..jobs).map(|n| MsgId([n; 20])).collect();
+    let logs = ids.iter().flat_map(|&msgid| channels.map(|chan| (msgid, chan)));
+    let logs: Vec<(MsgId, Chan)> = logs.inspect(|(msgid, chan)| drop(site.job(*msgid, *chan).append(b"x"))).collect();
+    let running = site.serve();
+    let headers = format!("Range: bytes={}-\r\nPrefer: wait=3\r\n", HEADER + 21);
+    let begin = |(msgid, chan)| {
+        let mut client = running.client();
+        client.send(&path(ALICE, seg(msgid, chan, 0, 0)), &headers);
+        client
+    };
+    let mut pulls: Vec<_> = logs.into_iter().map(begin).collect();
+    for &msgid in &ids {
+        let asked = Instant::now();
+        assert_eq!(running.ask(ALICE, Ask::Sta, msgid).unwrap().word, Word::Ok);
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    }
+    let statuses: Vec<Option<u16>> = pulls.iter_mut().map(|pull| Some(pull.receive()?.status)).collect();
+    let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
+    (count(Some(204)), count(None))
+}
+
+/// Three pulls wait for each live job. With more than 21 jobs every new
+/// connection ended the oldest one, busy or not, and its owner dialled again.
+#[test]
+fn forty_jobs_of_a_peer_keep_all_their_connections_and_a_hundred_those_that_fit() {
+    assert_eq!(wait_together(40), (120, 0));
+    assert_eq!(wait_together(100), (240, 60));
 }
 
 #[test]
