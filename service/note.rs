@@ -243,16 +243,19 @@ mod tests {
             format!("make {hidden}"),
             format!("hint {hidden}/peer"),
             format!("rename onetime/{KEYID} {hidden}/onetime"),
-            "sync onetime".into(),
             format!("hint {hidden}/peer.ok"),
-            format!("commit_dir {hidden} rqueue/{MSGID} peer,peer.ok"),
+            // That the key left the stock, and both files: all before the name.
+            "sync onetime".into(),
+            format!("sync {hidden}/peer"),
+            format!("sync {hidden}/peer.ok"),
+            format!("commit_dir {hidden} rqueue/{MSGID} "),
         ];
         assert_eq!(disk.done(), expected);
     }
 
     #[test]
     fn a_claim_that_fails_puts_its_key_back() {
-        for step in ["hint rqueue/", "sync onetime", "commit_dir"] {
+        for step in ["hint rqueue/", "sync onetime", "sync rqueue/", "commit_dir"] {
             let (_directory, disk) = disk();
             disk.fail(step);
             assert!(matches!(noted(&disk, &Write::Claim), Err(Unnoted::Disk(_))), "{step}");

@@ -3,7 +3,8 @@
 use spool::atomic::Disk;
 use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A real disk below, with a list of its changes.
@@ -11,7 +12,11 @@ pub struct Recording {
     disk: Disk,
     done: Mutex<Vec<String>>,
     fails: Mutex<Option<&'static str>>,
+    ends: Mutex<Option<Ends>>,
 }
+
+/// Says of each sync that is under way that it ends, and whether well.
+pub type Ends = Arc<Mutex<Receiver<bool>>>;
 
 impl Recording {
     /// A disk in this directory, with the parents that a claim needs.
@@ -20,12 +25,17 @@ impl Recording {
         for parent in ["onetime", "rqueue", "jobs", "queue"] {
             disk.make_dir(parent).unwrap();
         }
-        Recording { disk, done: Mutex::new(Vec::new()), fails: Mutex::new(None) }
+        Recording { disk, done: Mutex::new(Vec::new()), fails: Mutex::new(None), ends: Mutex::new(None) }
     }
 
     /// From now on, the first change whose line begins so fails.
     pub fn fail(&self, line: &'static str) {
         *self.fails.lock().unwrap() = Some(line);
+    }
+
+    /// From now on, a sync of several paths ends when it is told to.
+    pub fn hold_syncs(&self, ends: Ends) {
+        *self.ends.lock().unwrap() = Some(ends);
     }
 
     /// What was done since the last time, hidden names without their random part.
@@ -74,6 +84,14 @@ impl Fs for Recording {
     fn sync_dir(&self, path: &str) -> Result<()> {
         self.note(format!("sync {path}"))?;
         self.disk.sync_dir(path)
+    }
+    fn sync_all(&self, paths: &[&str]) -> Result<()> {
+        paths.iter().try_for_each(|path| self.note(format!("sync {path}")))?;
+        let ends = self.ends.lock().unwrap().clone();
+        if ends.is_some_and(|ends| !ends.lock().unwrap().recv().unwrap()) {
+            return Err(Error::io("sync", paths[0], std::io::ErrorKind::Other));
+        }
+        self.disk.sync_all(paths)
     }
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
         self.disk.read(path, max)
