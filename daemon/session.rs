@@ -123,6 +123,8 @@ impl Session {
             ticked_at: Duration::ZERO,
         };
         session.configure();
+        // A note that was lost is made again, before anything is measured by it.
+        session.tick_clock(Duration::ZERO);
         Ok(session)
     }
 

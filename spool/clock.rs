@@ -4,13 +4,19 @@
 //! seconds that daemons of this home have been running, kept in the file
 //! `clock`; the wall clock decides nothing (doc/SPOOL.md#clock).
 
+use crate::facts::Facts;
 use crate::fs::{Fs, Result};
-use crate::log::hinted;
+use crate::layout::{Owner, Place};
+use crate::log::{hint, hinted};
+use crate::name::decimal;
+use crate::phase::Mark;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Where the observed uptime in seconds is kept.
 pub const CLOCK: &str = "clock";
+/// The directory in which that lies.
+const ROOT: &str = "";
 
 /// A clock that never jumps.
 pub trait Clock: Send + Sync {
@@ -55,14 +61,35 @@ impl Rng for System {
     }
 }
 
-/// The observed uptime in seconds, as last noted.
+/// The observed uptime in seconds, as last noted. Where the note is lost, the
+/// latest time that is noted anywhere else: were that in the future, its
+/// directory would not age until the uptime has come there, perhaps in years.
 pub fn uptime(fs: &dyn Fs) -> u64 {
-    hinted(fs, CLOCK)
+    noted(fs).unwrap_or_else(|| latest(fs))
 }
 
-/// Notes that the daemon has been running for another while.
+fn noted(fs: &dyn Fs) -> Option<u64> {
+    let text = fs.read(CLOCK, 32).ok()?;
+    decimal(std::str::from_utf8(&text).ok()?.trim_end())
+}
+
+/// The latest birth, mark or sign of life in any directory of a message or job.
+fn latest(fs: &dyn Fs) -> u64 {
+    let dirs = |place: Place| place.ids(fs).unwrap_or_default().into_iter().map(move |msgid| place.dir(msgid));
+    let times = |dir: String| {
+        let born = Owner::read(fs, &dir).map(|owner| owner.born);
+        let alive = hinted(fs, &format!("{dir}/alive"));
+        let marks = Mark::ALL.iter().filter_map(|mark| Facts::read(fs, &format!("{dir}/{}", mark.name()))?.value("at"));
+        born.into_iter().chain([alive]).chain(marks).max().unwrap_or(0)
+    };
+    Place::ALL.into_iter().flat_map(dirs).map(times).max().unwrap_or(0)
+}
+
+/// Notes that the daemon has been running for another while. Durable afterwards;
+/// a power cut meanwhile may leave an empty note, which is lost.
 pub fn tick(fs: &dyn Fs, seconds: u64) -> Result<()> {
-    crate::log::hint(fs, CLOCK, uptime(fs) + seconds)
+    hint(fs, CLOCK, uptime(fs).saturating_add(seconds))?;
+    fs.sync_all(&[CLOCK, ROOT])
 }
 
 /// Names this run of the machine: what a process left unsynced before another boot may be lost.
@@ -71,4 +98,48 @@ pub fn boot() -> String {
     static BOOT: OnceLock<String> = OnceLock::new();
     let read = || std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string();
     BOOT.get_or_init(read).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::atomic::Disk;
+    use crate::name::{MsgId, Role, Username};
+
+    const YEAR: u64 = 365 * 24 * 3600;
+
+    /// A note that was lost began again at 0: what had a time already did not
+    /// age until the uptime came there, and nothing of it was ever too old.
+    #[test]
+    fn a_lost_note_begins_at_the_latest_time_that_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path()).unwrap();
+        assert_eq!(uptime(&disk), 0);
+        let (msgid, dir) = (MsgId([1; 20]), Place::Jobs.dir(MsgId([1; 20])));
+        crate::layout::make_dirs(&disk, &dir).unwrap();
+        tick(&disk, YEAR).unwrap();
+        let owner = Owner::new(&disk, Username::of_ca(b"a"), Role::Recipient, None);
+        owner.facts().hint(&disk, &Place::Jobs.file(msgid, crate::layout::PEER)).unwrap();
+        tick(&disk, 60).unwrap();
+        assert_eq!(uptime(&disk), YEAR + 60);
+        for lost in [&b""[..], b"\0\0\0", b"x\n"] {
+            disk.hint(CLOCK, lost).unwrap();
+            assert_eq!(uptime(&disk), YEAR);
+        }
+        Facts::new().with("at", YEAR + 30).hint(&disk, &format!("{dir}/{}", Mark::RunExit.name())).unwrap();
+        disk.remove(CLOCK).unwrap();
+        assert_eq!(uptime(&disk), YEAR + 30);
+        hint(&disk, &format!("{dir}/alive"), YEAR + 40).unwrap();
+        tick(&disk, 60).unwrap();
+        assert_eq!(noted(&disk), Some(YEAR + 100));
+    }
+
+    #[test]
+    fn an_uptime_at_its_end_stands_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path()).unwrap();
+        hint(&disk, CLOCK, u64::MAX).unwrap();
+        tick(&disk, 60).unwrap();
+        assert_eq!(uptime(&disk), u64::MAX);
+    }
 }
