@@ -9,7 +9,7 @@
 
 use crate::child::how;
 use spool::clock::Rng;
-use spool::fs::Fs;
+use spool::fs::{Fs, Result};
 use spool::layout::{MESSAGE, Owner, Place, running};
 use spool::look::{self, Ages};
 use spool::name::{MsgId, Role, Username};
@@ -39,7 +39,8 @@ struct Running {
     ours: Option<(Child, Stage)>,
 }
 
-/// Keepers that came to their end without getting anywhere.
+/// A job whose keeper came to its end without getting anywhere, or could not be
+/// started, or that could not be looked at: it is tried again.
 struct Failed {
     backoff: Backoff,
     /// Not before this.
@@ -115,7 +116,7 @@ impl Keepers {
         }
         for _ in 0..LOOKS_MAX {
             let Some(msgid) = self.unseen.pop_front() else { break };
-            self.examine(fs, msgid, now);
+            self.examine(fs, msgid, now, rng);
         }
         self.start(fs, now, rng);
         lost
@@ -135,10 +136,12 @@ impl Keepers {
             self.running.remove(msgid);
             self.unseen.push_front(*msgid);
             match self.seen(fs, *msgid) {
-                Some((_, seen)) if seen.wants_keeper() && stage(&seen) == *before => {
+                Ok(Some((_, seen))) if seen.wants_keeper() && stage(&seen) == *before => {
                     self.got_nowhere(*msgid, &how(*status), now, rng)
                 }
-                _ => drop(self.failed.remove(msgid)),
+                // It is looked at again, and tried again by that look.
+                Err(_) => {}
+                Ok(_) => drop(self.failed.remove(msgid)),
             }
         }
         ended.into_iter().map(|(msgid, _, _)| msgid).collect()
@@ -158,34 +161,30 @@ impl Keepers {
     }
 
     /// What is there of a job that we run, if it may need a keeper at all.
-    fn seen(&self, fs: &dyn Fs, msgid: MsgId) -> Option<(Owner, RecipientSeen)> {
+    fn seen(&self, fs: &dyn Fs, msgid: MsgId) -> Result<Option<(Owner, RecipientSeen)>> {
         let dir = Place::Jobs.dir(msgid);
         // The cheapest question first: a job of ours and a tombstone have no message.
-        if !fs.exists(&format!("{dir}/{MESSAGE}")) {
-            return None;
+        if fs.size(&format!("{dir}/{MESSAGE}"))?.is_none() {
+            return Ok(None);
         }
-        let owner = Owner::read(fs, &dir).filter(|owner| owner.role == Role::Recipient)?;
-        match look::recipient(fs, msgid, &self.ages, Some(&owner), true) {
-            Ok(seen) => Some((owner, seen)),
-            Err(error) => {
-                tracing::warn!("{msgid}: {error}");
-                None
-            }
-        }
+        let Some(owner) = Owner::read(fs, &dir).filter(|owner| owner.role == Role::Recipient) else { return Ok(None) };
+        let seen = look::recipient(fs, msgid, &self.ages, Some(&owner), true)?;
+        Ok(Some((owner, seen)))
     }
 
-    fn examine(&mut self, fs: &dyn Fs, msgid: MsgId, now: Duration) {
+    fn examine(&mut self, fs: &dyn Fs, msgid: MsgId, now: Duration, rng: &dyn Rng) {
         if self.running.contains_key(&msgid) || self.failed.get(&msgid).is_some_and(|failed| failed.at > now) {
             return;
         }
         match self.seen(fs, msgid) {
-            Some((owner, seen)) if seen.keeper => {
+            Ok(Some((owner, seen))) if seen.keeper => {
                 self.running.insert(msgid, Running { peer: owner.username, ours: None });
             }
-            Some((owner, seen)) if seen.wants_keeper() => {
+            Ok(Some((owner, seen))) if seen.wants_keeper() => {
                 self.waiting.entry(owner.username).or_default().insert((owner.born, msgid));
             }
-            _ => drop(self.failed.remove(&msgid)),
+            Ok(_) => drop(self.failed.remove(&msgid)),
+            Err(error) => self.got_nowhere(msgid, &error.to_string(), now, rng),
         }
     }
 
@@ -197,10 +196,12 @@ impl Keepers {
             while room > 0 {
                 let Some((_, msgid)) = self.waiting.get_mut(&peer).and_then(BTreeSet::pop_first) else { break };
                 // It may have waited for long: what was seen then may be past.
-                if let Some((_, seen)) = self.seen(fs, msgid).filter(|(_, seen)| seen.wants_keeper())
-                    && self.start_one(msgid, &peer, stage(&seen), now, rng)
-                {
-                    room -= 1;
+                match self.seen(fs, msgid) {
+                    Ok(Some((_, seen))) if seen.wants_keeper() => {
+                        room -= usize::from(self.start_one(msgid, &peer, stage(&seen), now, rng));
+                    }
+                    Ok(_) => {}
+                    Err(error) => self.got_nowhere(msgid, &error.to_string(), now, rng),
                 }
             }
             if self.waiting.get(&peer).is_some_and(BTreeSet::is_empty) {
@@ -229,6 +230,44 @@ impl Keepers {
         let failed = self.failed.entry(msgid).or_insert(Failed { backoff: Backoff::default(), at: now });
         failed.at = now + failed.backoff.delay(Ceiling::Foreground, rng);
         self.retries.insert((failed.at, msgid));
-        tracing::warn!("keeper of {msgid} {how} and got nowhere: started again in {:?}", failed.at - now);
+        tracing::warn!("keeper of {msgid} got nowhere: {how}; tried again in {:?}", failed.at - now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spool::atomic::Disk;
+    use spool::clock::System;
+    use spool::layout::{PEER, make_dirs};
+
+    /// An error of the disk counted as "needs no keeper", and nothing came back to it.
+    #[test]
+    fn a_job_that_cannot_be_looked_at_is_looked_at_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path()).unwrap();
+        let (msgid, rng) = (MsgId([1; 20]), System::default());
+        make_dirs(&disk, "jobs").unwrap();
+        make_dirs(&disk, "running").unwrap();
+        make_dirs(&disk, &Place::Jobs.dir(msgid)).unwrap();
+        let owner = Owner::new(&disk, Username::of_ca(b"a"), Role::Recipient, None);
+        owner.facts().hint(&disk, &Place::Jobs.file(msgid, PEER)).unwrap();
+        disk.hint(&Place::Jobs.file(msgid, MESSAGE), b"").unwrap();
+        // A directory in the place of a segment cannot be read.
+        let segment = Place::Jobs.file(msgid, "out/0/0");
+        make_dirs(&disk, &segment).unwrap();
+        let ages = Ages { idle_max: u64::MAX, tombstone: u64::MAX };
+        let mut keepers = Keepers::new(Path::new("true"), ages);
+        keepers.look(msgid);
+        let mut now = Duration::ZERO;
+        for _ in 0..3 {
+            keepers.tick(&disk, now, &rng);
+            assert!(keepers.running.is_empty());
+            now = keepers.wake().expect("it is tried again");
+        }
+        disk.remove(&segment).unwrap();
+        keepers.tick(&disk, now, &rng);
+        assert!(keepers.running.contains_key(&msgid));
+        keepers.leave().into_iter().for_each(|mut child| drop(child.wait()));
     }
 }
