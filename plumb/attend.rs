@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A second INT within this ends the wait.
 const TWICE: Duration = Duration::from_secs(2);
-/// How long the loop has to say what became of a message that somebody removed.
+/// How long the loop has to say what became of a message that is gone.
 const VANISHED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Waits for the end of a job. Both outputs and the input have their own threads already.
@@ -64,7 +64,7 @@ struct Attendant<'a> {
     done: Option<Outcome>,
     /// The peer has the message.
     receipt: bool,
-    /// The message was removed by hand at this moment.
+    /// The message was found gone from the queue at this moment.
     vanished: Option<Instant>,
     outputs: [Output; 2],
     interrupted: Option<Instant>,
@@ -149,9 +149,14 @@ impl<'a> Attendant<'a> {
         if self.done.is_some() {
             return;
         }
-        if let Some(facts) = Facts::read(&*self.job.fs, &self.job.file(Mark::Done.name())) {
-            self.done = Some(facts.value("outcome").unwrap_or(Outcome::Unknown));
-        } else if !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
+        let outcome = |facts: Facts| facts.value("outcome").unwrap_or(Outcome::Unknown);
+        let over = || self.mark(Mark::Over).map(outcome);
+        self.done = self.mark(Mark::Done).map(outcome).or_else(|| match over()? {
+            // Whoever put it down did not know the job for ours, and asked nobody what became of it.
+            Outcome::NotStarted if self.has(Mark::Sent) => Some(Outcome::Unknown),
+            outcome => Some(outcome),
+        });
+        if self.done.is_none() && !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
             self.screen.note("the job's directory is gone from the spool");
             self.done = Some(Outcome::Unknown);
         }
@@ -207,7 +212,7 @@ impl<'a> Attendant<'a> {
     }
 
     fn signal(&mut self, signal: i32) -> Option<Ending> {
-        self.receipt |= self.has_receipt();
+        self.receipt |= self.has(Mark::Receipt);
         let name = signals::name(signal);
         if signals::ends(signal) && (self.exit.is_some() || self.done.is_some()) {
             let what = format!("{name} before all output was written");
@@ -238,8 +243,7 @@ impl<'a> Attendant<'a> {
     /// and `sent` is not there. (Both are of this boot: we are.)
     fn cancel(&self, why: &str) -> Outcome {
         let alone = submit::cancel(&*self.job.fs, self.job.msgid(), why);
-        let sent = self.job.fs.exists(&self.job.file(Mark::Sent.name()));
-        if matches!(alone, Ok(true)) && !sent { Outcome::NotStarted } else { Outcome::Unknown }
+        if matches!(alone, Ok(true)) && !self.has(Mark::Sent) { Outcome::NotStarted } else { Outcome::Unknown }
     }
 
     fn speak(&mut self) {
@@ -254,8 +258,12 @@ impl<'a> Attendant<'a> {
         }
     }
 
-    fn has_receipt(&self) -> bool {
-        self.job.fs.exists(&self.job.file(Mark::Receipt.name()))
+    fn mark(&self, mark: Mark) -> Option<Facts> {
+        Facts::read(&*self.job.fs, &self.job.file(mark.name()))
+    }
+
+    fn has(&self, mark: Mark) -> bool {
+        self.job.fs.exists(&self.job.file(mark.name()))
     }
 
     /// Until there is a receipt: is the message still on its way?
@@ -264,11 +272,11 @@ impl<'a> Attendant<'a> {
             return;
         }
         let msgid = self.job.msgid();
-        self.receipt = self.has_receipt();
+        self.receipt = self.has(Mark::Receipt);
         let queued = || self.job.fs.exists(&Place::Queue.dir(msgid));
         let held = || self.job.fs.exists(&format!("hold/{msgid}"));
         // Asked again at the end: it may just have been held, let go, or receipted.
-        let gone = || !queued() && !held() && !queued() && !self.has_receipt();
+        let gone = || !queued() && !held() && !queued() && !self.has(Mark::Receipt);
         if self.receipt {
             self.screen.detail(format_args!("{} has it", self.peer));
         } else if let Some(at) = self.vanished {
@@ -276,9 +284,14 @@ impl<'a> Attendant<'a> {
                 self.done = Some(Outcome::Unknown);
             }
         } else if gone() {
-            self.screen.note("the message was removed from the queue by hand");
+            // Our own loop removes it as well, and then says why.
+            match self.mark(Mark::Cancel).map(|facts| facts.text("reason").map(str::to_string)) {
+                Some(Some(reason)) => self.screen.note(format_args!("the job is cancelled: {reason}")),
+                Some(None) => self.screen.note("the job is cancelled"),
+                None => self.screen.note("the message is gone from the queue"),
+            }
             self.vanished = Some(Instant::now());
-            self.cancel("removed by hand");
+            self.cancel("gone from the queue");
         }
     }
 

@@ -123,6 +123,33 @@ fn a_message_that_was_removed_by_hand_is_cancelled() {
     assert_eq!((status, last(&stderr)), (255, "plumb: origin=transport status=75 reason=not-started"));
 }
 
+/// It was always said to have been removed by hand, and its outcome to be unknown.
+#[test]
+fn a_message_that_our_own_loop_removed_ends_as_the_loop_says() {
+    let cases: [(&str, &str, bool, &str); 3] = [
+        ("cancel", "reason=lost or too old\n", false, "the job is cancelled: lost or too old"),
+        ("over", "outcome=not started\n", false, "reason=not-started"),
+        ("over", "outcome=not started\n", true, "reason=outcome-unknown"),
+    ];
+    for (mark, text, sent, expected) in cases {
+        let here = Here::new();
+        let plumb = here.plumb(&["nas", "make"]);
+        let peer = here.meet();
+        if sent {
+            peer.sent();
+        }
+        here.fs.hint(&peer.file(mark), text.as_bytes()).unwrap();
+        here.fs.remove(&Place::Queue.dir(peer.msgid)).unwrap();
+        if mark == "cancel" {
+            std::thread::sleep(Duration::from_millis(1500));
+            peer.done(Outcome::NotStarted);
+        }
+        let (status, _, stderr) = plumb.finish();
+        assert!(status == 255 && stderr.contains(expected), "{mark} {sent}: {stderr}");
+        assert!(!stderr.contains("by hand"), "{stderr}");
+    }
+}
+
 #[test]
 fn a_held_message_waits() {
     let here = Here::new();
