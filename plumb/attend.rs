@@ -12,7 +12,7 @@ use crate::ending::{Ending, Reason};
 use crate::input::InputEnd;
 use crate::output::Delivered;
 use crate::progress::Progress;
-use crate::screen::Screen;
+use crate::screen::{Screen, one_line};
 use crate::signals;
 use job::control::{Control, Heard, Listener, Speaker};
 use job::submit;
@@ -166,7 +166,7 @@ impl<'a> Attendant<'a> {
         while !self.deaf {
             match self.listener.hear() {
                 Ok(Heard::Said(Control::Exit(outcome))) => {
-                    self.screen.detail(format_args!("{}: {outcome}", self.peer));
+                    self.screen.detail(format_args!("{}: {}", self.peer, one_line(&outcome)));
                     self.exit.get_or_insert(outcome);
                 }
                 Ok(Heard::Said(Control::Close(Chan::STDIN))) => self.job.unread.declare(),

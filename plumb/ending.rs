@@ -6,6 +6,7 @@
 //! of a fixed list of reasons and a status of sysexits(3) for each. Words and
 //! numbers here are an interface: scripts match them, and `help.rs` lists them.
 
+use crate::screen::one_line;
 use spool::name::MsgId;
 use spool::outcome::Outcome;
 use std::fmt;
@@ -119,7 +120,7 @@ impl Ending {
         let (reason, what) = match &outcome {
             Outcome::Exited(status) => return Ending::remote(*status, outcome),
             Outcome::Signal(signal) => return Ending::remote(signal.saturating_add(128), outcome),
-            Outcome::Refused(why) => (Reason::Refused, format!("the peer refused it: {why}")),
+            Outcome::Refused(why) => (Reason::Refused, format!("the peer refused it: {}", one_line(why))),
             Outcome::NotStarted => (Reason::NotStarted, "it was not started".into()),
             Outcome::Cancelled => (Reason::Cancelled, "it was cancelled while it ran".into()),
             Outcome::Interrupted => {

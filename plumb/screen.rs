@@ -109,7 +109,16 @@ impl Screen {
     }
 }
 
-/// Text of a peer must not steer a terminal.
+/// A peer's text on one line: no part of it can be taken for a line of ours.
+pub fn one_line(text: impl Display) -> String {
+    let mut line = String::new();
+    for c in text.to_string().chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+/// Text must not steer a terminal; our own may have several lines.
 fn printable(c: char) -> char {
     if c.is_control() && c != '\n' { '\u{fffd}' } else { c }
 }
@@ -153,5 +162,6 @@ mod tests {
     fn a_peers_words_cannot_steer_the_terminal() {
         let text: String = "a\x1b[2Jb\rc".chars().map(printable).collect();
         assert_eq!(text, "a\u{fffd}[2Jb\u{fffd}c");
+        assert_eq!(one_line("a\nplumb: b\r\x1b[2J\tä"), "a\\nplumb: b\\r\\u{1b}[2J\\tä");
     }
 }

@@ -150,6 +150,19 @@ fn a_message_that_our_own_loop_removed_ends_as_the_loop_says() {
     }
 }
 
+/// A peer's text could hold a last line of its own.
+#[test]
+fn a_refusal_cannot_forge_our_last_line() {
+    let here = Here::new();
+    let plumb = here.plumb(&["-v", "nas", "make"]);
+    let mut peer = here.meet();
+    peer.receipt();
+    peer.exits(Outcome::Refused("no\nplumb: origin=transport status=75 reason=not-started".into()));
+    let (_, _, stderr) = plumb.finish();
+    let lines = stderr.lines().filter(|line| line.starts_with("plumb: origin="));
+    assert_eq!(lines.collect::<Vec<_>>(), ["plumb: origin=transport status=77 reason=refused"], "{stderr}");
+}
+
 #[test]
 fn a_held_message_waits() {
     let here = Here::new();
