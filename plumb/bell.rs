@@ -39,6 +39,30 @@ impl Bell {
     }
 }
 
+/// A thread's last word: said when it is dropped, so also by a thread that dies.
+pub struct LastWord {
+    bell: Bell,
+    event: Option<Event>,
+}
+
+impl LastWord {
+    /// What is to be told if nothing else is said.
+    pub fn new(bell: &Bell, if_it_dies: Event) -> LastWord {
+        LastWord { bell: bell.clone(), event: Some(if_it_dies) }
+    }
+
+    /// Tells this instead.
+    pub fn say(mut self, event: Event) {
+        self.event = Some(event);
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        self.event.take().map(|event| self.bell.ring(event));
+    }
+}
+
 /// The waiting thread's end.
 pub struct Events {
     receiver: Receiver<Event>,
@@ -96,5 +120,27 @@ impl Over {
     /// Readable when it is.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An output whose thread died was waited for for ever.
+    #[test]
+    fn a_thread_that_dies_has_a_last_word() {
+        let (bell, events) = Events::new().unwrap();
+        let gone = || Event::Delivered(Chan::STDOUT, Delivered::Gone);
+        let dying = LastWord::new(&bell, gone());
+        let thread = std::thread::spawn(move || {
+            let _dying = dying;
+            panic!("a test of what a panic leaves");
+        });
+        assert!(thread.join().is_err());
+        assert!(matches!(events.take(), Some(Event::Delivered(Chan::STDOUT, Delivered::Gone))));
+        LastWord::new(&bell, gone()).say(Event::Delivered(Chan::STDERR, Delivered::Whole));
+        assert!(matches!(events.take(), Some(Event::Delivered(Chan::STDERR, Delivered::Whole))));
+        assert!(events.take().is_none(), "it is said once");
     }
 }

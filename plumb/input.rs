@@ -6,7 +6,7 @@
 //! than let it take that for the end (doc/PROTOCOL.md#streams).
 
 use crate::begin::Job;
-use crate::bell::{Bell, Event, Over};
+use crate::bell::{Bell, Event, LastWord, Over};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use spool::fs::Error;
@@ -44,8 +44,10 @@ pub fn start(job: &Job, bell: &Bell, nothing: bool) -> io::Result<()> {
     let thread = std::thread::Builder::new().name("stdin".into());
     thread.spawn(move || {
         let source = (!nothing).then(rustix::stdio::stdin);
+        let died = Error::io("seal", "stdin", io::Error::other("the thread that reads it died"));
+        let last = LastWord::new(&bell, Event::Input(InputEnd::Disk(died)));
         let end = carry(&job, source).unwrap_or_else(InputEnd::Disk);
-        bell.ring(Event::Input(end));
+        last.say(Event::Input(end));
     })?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! arrives is then read and dropped, so that the other side is not held up.
 
 use crate::begin::Job;
-use crate::bell::{Bell, Event};
+use crate::bell::{Bell, Event, LastWord};
 use crate::input::PIPE;
 use crate::screen::Screen;
 use rustix::io::Errno;
@@ -60,9 +60,11 @@ pub fn start(job: &Job, bell: &Bell, screen: &Arc<Screen>, chan: Chan, target: B
     let name = if chan == Chan::STDOUT { "stdout" } else { "stderr" };
     std::thread::Builder::new().name(name.into()).spawn(move || {
         let watch = Watch::for_a_while();
+        let died = Delivered::Broken { at: 0, why: "the thread that delivers it died".into() };
+        let last = LastWord::new(&bell, Event::Delivered(chan, died));
         let delivered = deliver(&job, &bell, &screen, &watch, chan, target);
         // Said before the watch is closed, which takes a while.
-        bell.ring(Event::Delivered(chan, delivered));
+        last.say(Event::Delivered(chan, delivered));
     })?;
     Ok(())
 }
