@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 /// How long a lost wake-up can keep us.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A second INT within this ends the wait.
+/// The same signal again within this ends the wait.
 const TWICE: Duration = Duration::from_secs(2);
 /// How long the loop has to say what became of a message that is gone.
 const VANISHED_PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +67,10 @@ struct Attendant<'a> {
     /// The message was found gone from the queue at this moment.
     vanished: Option<Instant>,
     outputs: [Output; 2],
-    interrupted: Option<Instant>,
+    /// A signal that would end a command was passed on, at this moment.
+    asked: Option<(i32, Instant)>,
+    /// What that may come to was said.
+    reminded: bool,
 }
 
 struct Output {
@@ -110,7 +113,8 @@ impl<'a> Attendant<'a> {
             receipt: false,
             vanished: None,
             outputs: [Output::new(Chan::STDOUT), Output::new(Chan::STDERR)],
-            interrupted: None,
+            asked: None,
+            reminded: false,
         })
     }
 
@@ -126,6 +130,7 @@ impl<'a> Attendant<'a> {
             }
             self.speak();
             self.look_at_message();
+            self.remind();
             if self.is_over() {
                 self.job.over.declare();
                 if self.outputs.iter().all(Output::is_settled) {
@@ -223,19 +228,30 @@ impl<'a> Attendant<'a> {
         if signals::ends(signal) && !self.receipt {
             return Some(Ending::of(self.cancel(name)).by_signal(signal));
         }
-        if signal == signal_hook::consts::SIGINT {
-            if self.interrupted.is_some_and(|at| at.elapsed() < TWICE) {
+        if signals::ends(signal) {
+            if self.asked.is_some_and(|(last, at)| last == signal && at.elapsed() < TWICE) {
                 self.cancel(name);
                 let what = format!("cancelled; {} ends the command when it hears of it", self.peer);
                 return Some(Ending::failed(Reason::Cancelled, what).by_signal(signal));
             }
-            self.interrupted = Some(Instant::now());
-        }
-        if self.screen.has_progress() && signals::ends(signal) {
-            self.screen.note(format_args!("{name} is on its way to {}; INT twice cancels the job", self.peer));
+            (self.asked, self.reminded) = (Some((signal, Instant::now())), false);
         }
         self.unsaid.extend(u8::try_from(signal).map(Control::Signal));
         None
+    }
+
+    /// Says what became of a signal that did not end the job, and what would.
+    fn remind(&mut self) {
+        if self.is_over() {
+            return;
+        }
+        let now = if self.screen.has_progress() { Duration::ZERO } else { TWICE };
+        if let Some((signal, _)) = self.asked.filter(|(_, at)| !self.reminded && at.elapsed() >= now) {
+            let name = signals::name(signal);
+            let text = format!("{name} was passed on to {}; twice within 2 s it cancels the job", self.peer);
+            self.screen.note(text);
+            self.reminded = true;
+        }
     }
 
     /// Ends the job from our side; says what is known of it. Nothing ran if no

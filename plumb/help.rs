@@ -55,8 +55,8 @@ is set; -o User=NAME is -l; -s with sftp runs the peer's sftp-server.
 
 Signals: INT QUIT TERM HUP USR1 USR2 go to the remote command once the peer has
 it. Before that INT, QUIT, TERM and HUP cancel it; plumb ends at once and says
-whether it is certain that nothing was started. INT twice within 2 seconds
-cancels a running command.
+whether it is certain that nothing was started. One of these four twice within
+2 seconds cancels a running command.
 
 Exit status: that of the command; 128+N if signal N killed it. 255 if there is
 none to pass on (128+N if a signal to plumb was the reason), and then the last

@@ -55,17 +55,39 @@ fn signals_travel_once_the_peer_has_the_command() {
 }
 
 #[test]
-fn int_twice_cancels_a_command_that_runs() {
+fn the_same_signal_twice_cancels_a_command_that_runs() {
+    let cases = [(Signal::INT, 2, "SIGINT"), (Signal::TERM, 15, "SIGTERM"), (Signal::HUP, 1, "SIGHUP")];
+    for (signal, number, name) in cases {
+        let here = Here::new();
+        let plumb = here.plumb(&["nas", "sleep", "1000"]);
+        let mut peer = here.meet();
+        peer.receipt();
+        plumb.signal(signal);
+        assert_eq!(peer.hears(), Control::Signal(number));
+        plumb.signal(signal);
+        let (status, _, stderr) = plumb.finish();
+        let line = "plumb: origin=transport status=76 reason=cancelled";
+        assert_eq!((status, last(&stderr)), (128 + i32::from(number), line));
+        assert_eq!(peer.mark("cancel").unwrap().text("reason"), Some(name));
+    }
+}
+
+/// TERM to a job that was stuck had no effect that could be seen.
+#[test]
+fn a_signal_that_ends_nothing_is_spoken_of() {
     let here = Here::new();
     let plumb = here.plumb(&["nas", "sleep", "1000"]);
     let mut peer = here.meet();
     peer.receipt();
-    plumb.signal(Signal::INT);
-    assert_eq!(peer.hears(), Control::Signal(2));
-    plumb.signal(Signal::INT);
+    plumb.signal(Signal::TERM);
+    assert_eq!(peer.hears(), Control::Signal(15));
+    std::thread::sleep(Duration::from_millis(3500));
+    plumb.signal(Signal::TERM);
+    assert_eq!(peer.hears(), Control::Signal(15), "it is too late to be the second one");
+    peer.exits(Outcome::Signal(15));
     let (status, _, stderr) = plumb.finish();
-    assert_eq!((status, last(&stderr)), (130, "plumb: origin=transport status=76 reason=cancelled"));
-    assert_eq!(peer.mark("cancel").unwrap().text("reason"), Some("SIGINT"));
+    let line = "plumb: SIGTERM was passed on to nas; twice within 2 s it cancels the job\n";
+    assert_eq!((status, stderr.as_str()), (143, line));
 }
 
 #[test]
