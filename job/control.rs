@@ -33,7 +33,9 @@ impl Control {
             Kind::Signal => Some(Control::Signal(text.parse().ok()?)),
             Kind::Exit => Some(Control::Exit(text.parse().ok()?)),
             Kind::Close => Some(Control::Close(text.parse().ok()?)),
-            Kind::Key | Kind::Start | Kind::Winsize | Kind::Open => None,
+            Kind::Key | Kind::Start => None,
+            // Reserved (doc/PROTOCOL.md#tap1): skipped here, named by `netplumb dump`.
+            Kind::Winsize | Kind::Open => None,
         }
     }
 }
