@@ -1,6 +1,6 @@
 //! What a request is answered, and what is noted first: pure and total.
 //!
-//! The shell (`lib.rs`) looks at the directories of this message, asks here,
+//! The shell (`request.rs`) looks at the directories of this message, asks here,
 //! carries out the one write, and sends the reply. Every request states an
 //! absolute fact, so each answer is right when it is asked twice, late, or in
 //! another order (doc/PROTOCOL.md#requests, doc/PROTOCOL.md#states).
