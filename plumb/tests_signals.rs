@@ -1,6 +1,6 @@
 //! Signals, before and after the peer has the command.
 
-use crate::fake::{Here, Running, wait_for};
+use crate::fake::{Here, Running};
 use crate::{last, noise};
 use job::control::Control;
 use rustix::process::Signal;
@@ -8,6 +8,7 @@ use spool::fs::Fs;
 use spool::layout::Place;
 use spool::name::Chan;
 use spool::outcome::Outcome;
+use std::io::Read;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -94,12 +95,17 @@ fn a_signal_that_ends_nothing_is_spoken_of() {
 fn int_while_the_rest_is_being_written_ends_it() {
     let here = Here::new();
     // Nobody reads stdout: the pipe fills.
-    let plumb = here.plumb(&["nas", "cat"]);
+    let mut plumb = here.plumb(&["-v", "nas", "cat"]);
     let mut peer = here.meet();
     peer.receipt();
     peer.says(Chan::STDOUT, &noise(4 << 20));
     peer.exits(Outcome::Exited(0));
-    wait_for("EXIT to be heard", || here.fs.exists(&peer.file("in/0/read")).then_some(()));
+    let (mut said, stderr) = (Vec::new(), plumb.stderr.as_mut().unwrap());
+    while !said.ends_with(b"exited 0\n") {
+        let mut byte = [0];
+        stderr.read_exact(&mut byte).unwrap();
+        said.extend(byte);
+    }
     plumb.signal(Signal::INT);
     let status = plumb.finish();
     assert_eq!((status.0, last(&status.2)), (130, "plumb: origin=transport status=76 reason=output-incomplete"));
