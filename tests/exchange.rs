@@ -1,7 +1,8 @@
 //! A command on the other machine, as ssh would run it.
 
 use crate::homes::{
-    NETPLUMB, PLUMB, Peer, free_address, kill_9, noise, pair, pair_behind_links, pair_up, read_up_to, run, send, wait_until,
+    NETPLUMB, PLUMB, Peer, free_address, kill_9, noise, pair, pair_behind_links, pair_up, read_up_to, run, send,
+    wait_until,
 };
 use rustix::process::Signal;
 use spool::log::WINDOW;
