@@ -39,6 +39,7 @@ pub enum Error {
 
 /// The world of a home, as it really is.
 pub fn world(home: &Home) -> Result<Arc<World<Http>>, Error> {
+    spool::limit::raise_descriptors();
     home.check()?;
     let (disk, identity) = (home.open_spool()?, Identity::load(home)?);
     let peers = peers::load(home, &identity);
