@@ -164,7 +164,7 @@ impl Keepers {
         if !fs.exists(&format!("{dir}/{MESSAGE}")) {
             return None;
         }
-        let owner = Owner::read(fs, &dir).filter(|owner| owner.role == Role::Recipient)?;
+        let owner = Owner::read(fs, &dir).ok()?.filter(|owner| owner.role == Role::Recipient)?;
         match look::recipient(fs, msgid, &self.ages, Some(&owner), true) {
             Ok(seen) => Some((owner, seen)),
             Err(error) => {

@@ -53,6 +53,8 @@ enum Decided {
 pub struct Job<N: Net> {
     world: Arc<World<N>>,
     msgid: MsgId,
+    /// Was what follows read? It does not change while the job is worked on.
+    known: bool,
     owner: Option<Owner>,
     peer: Option<Arc<Known>>,
     keys: Option<JobKeys>,
@@ -76,19 +78,14 @@ pub struct Job<N: Net> {
 impl<N: Net> Job<N> {
     /// A job to be worked on.
     pub fn new(world: Arc<World<N>>, msgid: MsgId) -> Job<N> {
-        let owner = Owner::read(&*world.fs, &Place::Jobs.dir(msgid));
-        let peer = owner.as_ref().and_then(|owner| world.peer(&owner.username));
-        let message = message(&world, msgid);
-        let keys = owner.as_ref().and_then(|owner| keys(&world, msgid, owner, message.as_deref()));
-        let digest = message.as_deref().map(|message| Digest::of(message));
-        let owed = peer.as_ref().zip(digest).map(|(peer, digest)| peer.pair.give_receipt(msgid, digest));
         Job {
             world,
             msgid,
-            owner,
-            peer,
-            keys,
-            owed,
+            known: false,
+            owner: None,
+            peer: None,
+            keys: None,
+            owed: None,
             streams: JoinSet::new(),
             running: Vec::new(),
             told: Vec::new(),
@@ -99,6 +96,23 @@ impl<N: Net> Job<N> {
             backoff: Backoff::default(),
             by_hand: false,
         }
+    }
+
+    /// Reads whose it is, and what opens it. What is lost is `None`; as long as
+    /// something cannot be read, nothing is decided.
+    fn know(&mut self) -> Result<(), Trouble> {
+        let world = &self.world;
+        let owner = Owner::read(&*world.fs, &Place::Jobs.dir(self.msgid))?;
+        let peer = owner.as_ref().and_then(|owner| world.peer(&owner.username));
+        let message = message(world, self.msgid)?;
+        let keys = match &owner {
+            Some(owner) => keys(world, self.msgid, owner, message.as_deref())?,
+            None => None,
+        };
+        let digest = message.as_deref().map(|message| Digest::of(message));
+        self.owed = peer.as_ref().zip(digest).map(|(peer, digest)| peer.pair.give_receipt(self.msgid, digest));
+        (self.owner, self.peer, self.keys, self.known) = (owner, peer, keys, true);
+        Ok(())
     }
 
     /// Works on it without streams: steps until the next move is somebody
@@ -177,6 +191,9 @@ impl<N: Net> Job<N> {
 
     /// Steps until something must be waited for: `None` while logs flow.
     async fn round(&mut self, steps: &mut Steps) -> Result<Option<Turn>, Trouble> {
+        if !self.known {
+            self.know()?;
+        }
         *steps = self.steps();
         while steps.another() {
             let lock = match self.lock()? {
@@ -257,12 +274,12 @@ impl<N: Net> Job<N> {
     /// Looks, and asks the tables; also says whether logs flow.
     fn decide(&mut self) -> Result<(Decided, bool), Trouble> {
         let (fs, ages) = (&*self.world.fs, self.world.settings.ages());
-        if !fs.exists(&Place::Jobs.dir(self.msgid)) {
+        if !fs.is_there(&Place::Jobs.dir(self.msgid))? {
             return Ok((Decided::Gone, false));
         }
         match &self.owner {
             Some(owner) if owner.role == Role::Sender => {
-                let receipt = self.receipt_is_valid(owner);
+                let receipt = self.receipt_is_valid(owner)?;
                 let mut seen = look::sender(fs, self.msgid, &ages, owner, self.keys.is_some(), receipt)?;
                 let now = self.world.clock.now();
                 if seen.phase() == SenderPhase::Ending {
@@ -286,20 +303,22 @@ impl<N: Net> Job<N> {
             }
             owner => {
                 let seen = look::recipient(fs, self.msgid, &ages, owner.as_ref(), self.keys.is_some())?;
-                let receipt = self.receipt().is_some();
+                let receipt = self.receipt()?.is_some();
                 let flowing = seen.phase() == RecipientPhase::Live;
                 Ok((Decided::Recipient(state::recipient(&seen, receipt), seen.over), flowing))
             }
         }
     }
 
-    fn receipt_is_valid(&self, owner: &Owner) -> bool {
-        let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt);
+    fn receipt_is_valid(&self, owner: &Owner) -> Result<bool, Trouble> {
+        let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt)?;
         let receipt: Option<Digest> = facts.and_then(|facts| facts.value("receipt"));
-        match (receipt, owner.digest, &self.peer) {
+        Ok(match (receipt, owner.digest, &self.peer) {
             (Some(receipt), Some(digest), Some(peer)) => peer.pair.is_receipt(receipt, self.msgid, digest),
+            // It was valid when it was put down. That its peer cannot be read at the moment ends no job.
+            (Some(_), _, None) => true,
             _ => false,
-        }
+        })
     }
 
     /// Does the step. `None`: it is not due, or nothing is to be done but wait.
@@ -319,7 +338,7 @@ impl<N: Net> Job<N> {
                     steps.did("end");
                     return Ok(Some((Came::Worked, None)));
                 }
-                SenderStep::Finish => return Ok(Some((Came::Worked, Some(self.sender_outcome())))),
+                SenderStep::Finish => return Ok(Some((Came::Worked, Some(self.sender_outcome()?)))),
                 SenderStep::Tell | SenderStep::Cxl => Ask::Cxl,
                 SenderStep::Stream => Ask::Sta,
             },
@@ -333,14 +352,14 @@ impl<N: Net> Job<N> {
                     steps.did("clean");
                     return Ok(Some((Came::Worked, None)));
                 }
-                RecipientStep::Finish => return Ok(Some((Came::Worked, Some(self.recipient_outcome())))),
+                RecipientStep::Finish => return Ok(Some((Came::Worked, Some(self.recipient_outcome()?)))),
                 RecipientStep::Vouch => {
                     self.owed.ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
                     steps.did("receipt");
                     return Ok(Some((Came::Worked, None)));
                 }
                 RecipientStep::Rcp => {
-                    let receipt = self.receipt();
+                    let receipt = self.receipt()?;
                     Ask::Rcp(receipt.ok_or_else(|| Trouble::new("disk", "the receipt changed meanwhile"))?)
                 }
                 RecipientStep::Ask | RecipientStep::Stream | RecipientStep::Release => Ask::Sta,
@@ -391,8 +410,8 @@ impl<N: Net> Job<N> {
     /// Notes, once in a while, that a job whose logs flow does not lie idle.
     fn live(&self) -> Result<(), Trouble> {
         let (fs, path) = (&*self.world.fs, Place::Jobs.file(self.msgid, "alive"));
-        let uptime = spool::clock::uptime(fs);
-        if log::hinted(fs, &path) + ALIVE_EVERY < uptime {
+        let uptime = spool::clock::uptime(fs)?;
+        if log::hinted(fs, &path)? + ALIVE_EVERY < uptime {
             log::hint(fs, &path, uptime)?;
         }
         Ok(())
@@ -403,29 +422,31 @@ impl<N: Net> Job<N> {
     }
 
     /// Our receipt, if it lies here and is right as far as that can be known.
-    fn receipt(&self) -> Option<Digest> {
+    fn receipt(&self) -> Result<Option<Digest>, Trouble> {
         let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt)?;
-        facts.value("receipt").filter(|receipt| self.owed.is_none_or(|owed| owed == *receipt))
+        let receipt = facts.and_then(|facts| facts.value("receipt"));
+        Ok(receipt.filter(|receipt| self.owed.is_none_or(|owed| owed == *receipt)))
     }
 
     /// What is put down when nothing more will come from the recipient.
-    fn sender_outcome(&self) -> Outcome {
-        let fs = &*self.world.fs;
-        let dir = Place::Jobs.dir(self.msgid);
+    fn sender_outcome(&self) -> Result<Outcome, Trouble> {
         let boot_is_same = self.owner.as_ref().is_some_and(|owner| owner.boot == spool::clock::boot());
-        let sent = look::has(fs, &dir, Mark::Sent) || look::has(fs, &dir, Mark::Receipt) || !boot_is_same;
-        if sent { Outcome::Unknown } else { Outcome::NotStarted }
+        let sent = self.has(Mark::Sent)? || self.has(Mark::Receipt)? || !boot_is_same;
+        Ok(if sent { Outcome::Unknown } else { Outcome::NotStarted })
+    }
+
+    fn has(&self, mark: Mark) -> Result<bool, Trouble> {
+        Ok(self.world.fs.is_there(&Place::Jobs.file(self.msgid, mark.name()))?)
     }
 
     /// What is put down when a job that we run is over.
-    fn recipient_outcome(&self) -> Outcome {
-        let (fs, dir) = (&*self.world.fs, Place::Jobs.dir(self.msgid));
-        let exit = look::mark(fs, &dir, Mark::RunExit).and_then(|facts| facts.value("outcome"));
-        match exit {
+    fn recipient_outcome(&self) -> Result<Outcome, Trouble> {
+        let exit = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::RunExit)?;
+        Ok(match exit.and_then(|facts| facts.value("outcome")) {
             Some(outcome) => outcome,
-            None if look::has(fs, &dir, Mark::RunStarted) || look::has(fs, &dir, Mark::RunExit) => Outcome::Interrupted,
+            None if self.has(Mark::RunStarted)? || self.has(Mark::RunExit)? => Outcome::Interrupted,
             None => Outcome::NotStarted,
-        }
+        })
     }
 
     fn apply(&mut self, change: Change, outcome: &Option<Outcome>) -> Result<(), Trouble> {
@@ -439,7 +460,7 @@ impl<N: Net> Job<N> {
             Change::Put(Mark::Receipt) => {
                 Facts::new().with_some("receipt", self.owed).hint(fs, &file(Mark::Receipt.name()))?;
             }
-            Change::Put(mark) => Facts::new().with("at", spool::clock::uptime(fs)).hint(fs, &file(mark.name()))?,
+            Change::Put(mark) => Facts::new().with("at", spool::clock::uptime(fs)?).hint(fs, &file(mark.name()))?,
             Change::Lose(File::Key) => fs.remove(&file(ONETIME))?,
             Change::Lose(File::Sealed) => {
                 fs.remove(&file(SEALED))?;
@@ -561,19 +582,31 @@ impl<N: Net> Job<N> {
 }
 
 /// The message that was delivered, if it opens.
-fn message<N: Net>(world: &World<N>, msgid: MsgId) -> Option<Zeroizing<Vec<u8>>> {
-    let sealed = world.fs.read(&Place::Jobs.file(msgid, MESSAGE), MESSAGE_MAX + 1024).ok()?;
-    world.spool_key.open(&rest_label(MESSAGE, msgid), &sealed).ok()
+fn message<N: Net>(world: &World<N>, msgid: MsgId) -> Result<Option<Zeroizing<Vec<u8>>>, Trouble> {
+    let sealed = world.fs.read_if_sound(&Place::Jobs.file(msgid, MESSAGE), MESSAGE_MAX + 1024)?;
+    Ok(sealed.and_then(|sealed| world.spool_key.open(&rest_label(MESSAGE, msgid), &sealed).ok()))
 }
 
 /// The keys of a job, whichever side we are on; `None` if its secret does not open.
-fn keys<N: Net>(world: &World<N>, msgid: MsgId, owner: &Owner, message: Option<&Vec<u8>>) -> Option<JobKeys> {
+fn keys<N: Net>(
+    world: &World<N>,
+    msgid: MsgId,
+    owner: &Owner,
+    message: Option<&Vec<u8>>,
+) -> Result<Option<JobKeys>, Trouble> {
     match owner.role {
-        Role::Sender => look::sender_keys(&*world.fs, msgid, &world.spool_key, world.ours()),
-        Role::Recipient => {
-            let packet = tap1::read(&mut message?.as_slice()).ok()??;
-            let secret = Key(packet.payload.try_into().ok().filter(|_| packet.kind == Kind::Key)?);
-            Some(JobKeys { secret, sender: owner.username.clone(), recipient: world.ours().clone(), msgid })
-        }
+        Role::Sender => Ok(look::sender_keys(&*world.fs, msgid, &world.spool_key, world.ours())?),
+        Role::Recipient => Ok(message.and_then(|message| secret(message)).map(|secret| JobKeys {
+            secret,
+            sender: owner.username.clone(),
+            recipient: world.ours().clone(),
+            msgid,
+        })),
     }
+}
+
+/// The secret of a job, from its message.
+fn secret(mut message: &[u8]) -> Option<Key> {
+    let packet = tap1::read(&mut message).ok()??;
+    Some(Key(packet.payload.try_into().ok().filter(|_| packet.kind == Kind::Key)?))
 }

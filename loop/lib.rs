@@ -21,6 +21,11 @@ pub mod steps;
 pub mod stream;
 pub mod worker;
 
+#[cfg(test)]
+mod jobs_test;
+#[cfg(test)]
+mod rig_test;
+
 use crate::net::Net;
 use crate::peers::{Known, Peers};
 use keygen::Identity;

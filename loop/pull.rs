@@ -53,7 +53,7 @@ impl Pull {
         make_dirs(&*fs, &dir)?;
         let copy = Copy::open(fs.clone(), &dir, keys.clone(), stream)?;
         let unsynced = log::segments(&*fs, &dir)?;
-        let read = log::hinted(&*fs, &format!("{dir}/read"));
+        let read = log::hinted(&*fs, &format!("{dir}/read"))?;
         Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, unsynced, named: None })
     }
 
@@ -72,7 +72,9 @@ impl Pull {
         if self.copy.end().is_some() {
             return Want::End;
         }
-        self.read = self.read.max(log::hinted(&*self.fs, &format!("{}/read", self.dir)));
+        // A hint that cannot be read is none: the reader is at least where it was.
+        let hint = log::hinted(&*self.fs, &format!("{}/read", self.dir)).unwrap_or(0);
+        self.read = self.read.max(hint);
         let allowance = (self.read + WINDOW).saturating_sub(self.copy.offset());
         if allowance == 0 {
             return Want::Full;

@@ -149,7 +149,9 @@ impl<'a> Attendant<'a> {
         if self.done.is_some() {
             return;
         }
-        if let Some(facts) = Facts::read(&*self.job.fs, &self.job.file(Mark::Done.name())) {
+        // One that cannot be read is looked for again.
+        let Ok(facts) = Facts::read(&*self.job.fs, &self.job.file(Mark::Done.name())) else { return };
+        if let Some(facts) = facts {
             self.done = Some(facts.value("outcome").unwrap_or(Outcome::Unknown));
         } else if !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
             self.screen.note("the job's directory is gone from the spool");
@@ -322,7 +324,7 @@ impl<'a> Attendant<'a> {
             return;
         }
         let fs: &dyn Fs = &*self.job.fs;
-        let facts = Facts::new().with("outcome", outcome).with("at", spool::clock::uptime(fs));
+        let facts = Facts::new().with("outcome", outcome).with_some("at", spool::clock::uptime(fs).ok());
         let _ = facts.hint(fs, &self.job.file(Mark::Done.name()));
         layout::touch(fs, Place::Jobs, self.job.msgid());
     }

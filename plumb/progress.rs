@@ -74,9 +74,9 @@ impl<'a> Progress<'a> {
     fn line(&mut self, now: Instant, why: Option<Why>) -> String {
         let (dir, _) = self.job.outgoing(Chan::STDIN);
         let handed = offset(&*self.job.fs, &dir).unwrap_or(0);
-        let safe = hinted(&*self.job.fs, &format!("{dir}/got")).min(handed);
+        let safe = hinted(&*self.job.fs, &format!("{dir}/got")).unwrap_or(0).min(handed);
         let (out, _) = self.job.incoming(Chan::STDOUT);
-        let came = hinted(&*self.job.fs, &format!("{out}/read"));
+        let came = hinted(&*self.job.fs, &format!("{out}/read")).unwrap_or(0);
         let rate = self.rate.at(now, safe + came);
         if let Some(why) = why {
             let text = why.text(self.peer, wall_clock());

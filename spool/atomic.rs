@@ -65,13 +65,15 @@ impl Disk {
     }
 
     /// Opens for reading, and only what can be ours: a regular file with one
-    /// link and our own uid. Never blocks on a FIFO that somebody planted.
+    /// link and our own uid. Never blocks on a FIFO that somebody planted. What
+    /// is refused is not lost: it may be ours again when a second link is gone.
     fn regular(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<File> {
         let fd = self.fd(verb, path, flags | OFlags::NONBLOCK)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(verb, path, errno))?;
         let regular = FileType::from_raw_mode(stat.st_mode).is_file();
         if !regular || stat.st_nlink > 1 || stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(Error::damaged(path, "not a regular file of ours with one link"));
+            let why = format!("refused: not a regular file of ours with one link ({} links)", stat.st_nlink);
+            return Err(Error::io(verb, path, std::io::Error::other(why)));
         }
         Ok(File::from(fd))
     }

@@ -55,14 +55,15 @@ impl Rng for System {
     }
 }
 
-/// The observed uptime in seconds, as last noted.
-pub fn uptime(fs: &dyn Fs) -> u64 {
+/// The observed uptime in seconds, as last noted. One that cannot be read is
+/// no zero: what is born at zero is old as soon as it can.
+pub fn uptime(fs: &dyn Fs) -> Result<u64> {
     hinted(fs, CLOCK)
 }
 
 /// Notes that the daemon has been running for another while.
 pub fn tick(fs: &dyn Fs, seconds: u64) -> Result<()> {
-    crate::log::hint(fs, CLOCK, uptime(fs) + seconds)
+    crate::log::hint(fs, CLOCK, uptime(fs)? + seconds)
 }
 
 /// Names this run of the machine: what a process left unsynced before another boot may be lost.

@@ -44,7 +44,7 @@ pub struct Reader {
 impl Reader {
     /// Opens the log in `dir`. With a `read` hint there, what is below it is skipped.
     pub fn open(fs: Arc<dyn Fs>, dir: &str, keys: JobKeys, stream: Stream) -> Result<Reader> {
-        let resume = hinted(&*fs, &format!("{dir}/read"));
+        let resume = hinted(&*fs, &format!("{dir}/read"))?;
         let (mut first, mut lowest) = (None, None);
         for n in segments(&*fs, dir)? {
             let file = match fs.open_log(&format!("{dir}/{n}")) {

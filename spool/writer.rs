@@ -49,7 +49,7 @@ impl Writer {
                 next.and_then(|file| file.read_at(&mut bytes, 0).ok()).and_then(|_| Header::parse(&bytes).ok());
             closed.push_back((n, header.map_or(u64::MAX, |header| header.base)));
         }
-        let got = hinted(&*fs, &format!("{dir}/got"));
+        let got = hinted(&*fs, &format!("{dir}/got"))?;
         let (header, plain, end) = match &found {
             None => (Header { msgid: keys.msgid, stream, n, base: 0, plain: 0, salt: rand::random() }, 0, None),
             Some(found) => {
@@ -243,7 +243,7 @@ impl Writer {
     /// segments wholly below it. One whose successor was never offered stays:
     /// it is the only durable word of where the log goes on.
     pub fn forget(&mut self) -> Result<()> {
-        self.got = self.got.max(hinted(&*self.fs, &format!("{}/got", self.dir))).min(self.offset());
+        self.got = self.got.max(hinted(&*self.fs, &format!("{}/got", self.dir))?).min(self.offset());
         while let Some(&(n, end)) = self.closed.front() {
             if end >= self.got {
                 break;
