@@ -163,7 +163,7 @@ impl<N: Net> Stream<N> {
         match (answer.status, answer.total) {
             (200 | 206, _) => return Ok(Under::Body(answer.body)),
             (204, _) => {
-                self.fine();
+                self.calm();
                 self.pull.doubt();
                 return Ok(self.next_get());
             }
@@ -184,7 +184,7 @@ impl<N: Net> Stream<N> {
 
     /// A bare status proves nothing: asks for an authentic word.
     async fn ask(&mut self, status: u16) -> Result<Under, Trouble> {
-        let reply = match comm::ask(&self.world, &self.peer, Ask::Sta, self.pull.msgid()).await {
+        let reply = match comm::inquire(&self.world, &self.peer, Ask::Sta, self.pull.msgid()).await {
             Ok(reply) => reply,
             Err(trouble) => return Ok(self.pause(trouble)),
         };
@@ -214,17 +214,25 @@ impl<N: Net> Stream<N> {
         }
     }
 
-    /// It goes on: the next trouble is a first one.
+    /// Bytes came that verify.
     fn fine(&mut self) {
+        self.world.reach(&self.peer.remote.username);
+        self.calm();
+    }
+
+    /// It goes on: the next trouble is a first one.
+    fn calm(&mut self) {
         self.backoff.reset();
-        self.world.progress(&self.peer.remote.username);
         if std::mem::take(&mut self.troubled) {
             let _ = self.events.send(Event::Fine(self.pull.chan()));
         }
     }
 
-    /// Waits before the next try, less if the peer is heard meanwhile.
+    /// Waits before the next try, less if the peer comes into reach meanwhile.
     fn pause(&mut self, trouble: Trouble) -> Under {
+        if trouble.cause == "unreachable" {
+            self.world.miss(&self.peer.remote.username);
+        }
         let ceiling = if trouble.cause == "over" { Ceiling::Foreground } else { self.world.ceiling(&self.peer) };
         let delay = self.backoff.delay(ceiling, &*self.world.rng);
         self.troubled = true;

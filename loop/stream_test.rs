@@ -1,0 +1,73 @@
+//! Streams from peers that do not do what they should, one promise each.
+
+use crate::net::{Answer, Get};
+use crate::pull::Pull;
+use crate::rig_test::{MSGID, Rig, bare};
+use crate::stream::{Event, Stream};
+use spool::layout;
+use spool::name::Chan;
+use spool::url::Word;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+const LINES: &str = "0 0 9\n2 0 9\n3 0 9\n";
+
+type Heard = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Starts the streams of these channels, and gives what they say.
+fn start(rig: &Rig, channels: &[Chan]) -> UnboundedReceiver<Event> {
+    let (events, said) = unbounded_channel();
+    layout::make_dirs(&*rig.disk, &layout::Place::Jobs.dir(MSGID)).unwrap();
+    for &chan in channels {
+        let pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(chan)).unwrap();
+        let stream = Stream::new(rig.world.clone(), rig.known.clone(), pull, events.clone());
+        tokio::spawn(stream.run());
+    }
+    said
+}
+
+/// Counts pulls, and answers each as `pulled` says.
+fn counted(pulled: impl Fn(&Get) -> Answer + Send + Sync + 'static) -> (Rig, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counts = count.clone();
+    let rig = Rig::new(Word::Ok, LINES, move |get| {
+        counts.fetch_add(1, Ordering::Relaxed);
+        pulled(get)
+    });
+    (rig, count)
+}
+
+/// Each stream asked after a bare status, and each reply ended the others'
+/// waiting: as fast as the network carried it, for as long as pulls failed.
+#[tokio::test]
+async fn streams_that_fail_alike_do_not_wake_each_other() {
+    let (rig, count) = counted(|_| bare(404, None));
+    let _said = start(&rig, &[Chan::CONTROL, Chan::STDOUT, Chan::STDERR]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let pulls = count.load(Ordering::Relaxed);
+    assert!((3..150).contains(&pulls), "{pulls} pulls in a second");
+}
+
+/// What the waiting is for: the first word after an outage ends it.
+#[tokio::test]
+async fn a_peer_that_comes_into_reach_is_asked_at_once() {
+    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    let username = &rig.known.remote.username;
+    let is_woken = |heard: &mut Heard| {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        heard.as_mut().poll(&mut context).is_ready()
+    };
+    let mut heard: Heard = Box::pin(rig.world.heard(username));
+    assert!(!is_woken(&mut heard));
+    rig.world.reach(username);
+    assert!(!is_woken(&mut heard), "it was never away");
+    rig.world.miss(username);
+    rig.world.reach(username);
+    assert!(is_woken(&mut heard));
+    let mut heard: Heard = Box::pin(rig.world.heard(username));
+    assert!(!is_woken(&mut heard));
+    rig.world.hear(username);
+    assert!(is_woken(&mut heard), "it spoke by itself");
+}
