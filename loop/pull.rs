@@ -9,7 +9,7 @@ use spool::fs::{Fs, Result};
 use spool::layout::{log_in, make_dirs};
 use spool::log::{self, Copy, CopyError, WINDOW};
 use spool::name::{Chan, MsgId};
-use spool::segment::{End, JobKeys, Stream};
+use spool::segment::{BadSegment, End, JobKeys, Stream};
 use std::sync::Arc;
 
 /// The copy of one channel's log, with how much of it is durable.
@@ -21,6 +21,8 @@ pub struct Pull {
     copy: Copy,
     synced: u64,
     read: u64,
+    /// How far the last GET asked for, in its segment's file.
+    until: u64,
     /// Segments that may have bytes which are not yet durable, oldest first.
     unsynced: Vec<u64>,
     /// The segment whose name is durable.
@@ -54,7 +56,7 @@ impl Pull {
         let copy = Copy::open(fs.clone(), &dir, keys.clone(), stream)?;
         let unsynced = log::segments(&*fs, &dir)?;
         let read = log::hinted(&*fs, &format!("{dir}/read"))?;
-        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, unsynced, named: None })
+        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, until: 0, unsynced, named: None })
     }
 
     /// The channel.
@@ -80,14 +82,21 @@ impl Pull {
             return Want::Full;
         }
         let (n, from) = self.copy.wanted();
-        Want::Get { n, from, until: from + allowance }
+        self.until = from + allowance;
+        Want::Get { n, from, until: self.until }
     }
 
     /// Takes over bytes that came; says how many became readable. Bytes that do
-    /// not verify are dropped: pull again.
+    /// not verify are dropped: pull again. So is what nobody asked for: were it
+    /// kept, the peer would decide how much of our disk it fills.
     pub fn feed(&mut self, bytes: &[u8]) -> std::result::Result<usize, CopyError> {
         let before = self.copy.segment();
-        let fed = self.copy.feed(bytes);
+        let room = self.until.saturating_sub(self.copy.wanted().1);
+        let (bytes, beyond) = bytes.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));
+        let fed = match self.copy.feed(bytes) {
+            Ok(_) if !beyond.is_empty() => Err(BadSegment("more bytes than were asked for").into()),
+            fed => fed,
+        };
         match &fed {
             Ok(_) => {
                 if self.copy.segment() != before {

@@ -1,11 +1,13 @@
 //! Streams from peers that do not do what they should, one promise each.
 
 use crate::net::{Answer, Get};
-use crate::pull::Pull;
+use crate::pull::{Pull, Want};
 use crate::rig_test::{MSGID, Rig, bare};
 use crate::stream::{Event, Stream};
 use spool::layout;
+use spool::log::WINDOW;
 use spool::name::Chan;
+use spool::segment::{HEADER, Header, OVERHEAD, RECORD, Records, SEGMENT};
 use spool::url::Word;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,4 +72,34 @@ async fn a_peer_that_comes_into_reach_is_asked_at_once() {
     assert!(!is_woken(&mut heard));
     rig.world.hear(username);
     assert!(is_woken(&mut heard), "it spoke by itself");
+}
+
+/// A segment of so many full records, as its producer would have sealed it.
+fn segment(rig: &Rig, n: u64, base: u64, plain: u64, count: usize) -> Vec<u8> {
+    let header = Header { msgid: MSGID, stream: rig.stream(Chan::STDOUT), n, base, plain, salt: [1; 32] };
+    let (mut records, mut sealed) = (Records::new(&rig.keys, &header), header.bytes().to_vec());
+    (0..count).for_each(|_| records.seal(&[7; RECORD], &mut sealed));
+    sealed
+}
+
+/// The window was asked for and not kept: whatever a peer sent was written, to
+/// the last free byte of the disk.
+#[test]
+fn a_peer_that_sends_more_than_was_asked_for_fills_no_disk() {
+    let rig = Rig::new(Word::Ok, LINES, |_| bare(404, None));
+    layout::make_dirs(&*rig.disk, &layout::Place::Jobs.dir(MSGID)).unwrap();
+    let mut pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(Chan::STDOUT)).unwrap();
+    let count = (SEGMENT as usize - HEADER) / (RECORD + OVERHEAD);
+    let (sealed, plain) = ((count * (RECORD + OVERHEAD)) as u64, (count * RECORD) as u64);
+    for _ in 0..20 {
+        let Want::Get { n, from, .. } = pull.want() else { break };
+        let bytes = segment(&rig, n, n * sealed, n * plain, count);
+        if from < bytes.len() as u64 {
+            let _ = pull.feed(&bytes[from as usize..]);
+        } else {
+            pull.close(from);
+        }
+    }
+    let held = pull.offset();
+    assert!((WINDOW - SEGMENT..=WINDOW).contains(&held), "{held} bytes are held");
 }

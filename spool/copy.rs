@@ -2,7 +2,7 @@
 
 use crate::fs::{Error, Fs, Result};
 use crate::log::{Found, append_all, begin, last_valid, segments};
-use crate::segment::{BadSegment, End, HEADER, Header, JobKeys, Record, Records, Stream};
+use crate::segment::{BadSegment, End, HEADER, Header, JobKeys, Record, Records, SEGMENT, Stream};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -124,6 +124,7 @@ impl Copy {
         if self.current.as_ref().is_some_and(|found| found.header.n == self.n) {
             let found = self.current.as_mut().expect("just looked");
             let (used, end) = open_all(&mut found.records, bytes, &mut self.scratch)?;
+            bounded(found.valid + used.valid as u64)?;
             if used.valid > 0 {
                 append_all(&mut *found.file, &bytes[..used.valid])?;
                 found.valid += used.valid as u64;
@@ -141,6 +142,7 @@ impl Copy {
         }
         let mut records = Records::new(&self.keys, &header);
         let (used, end) = open_all(&mut records, &bytes[HEADER..], &mut self.scratch)?;
+        bounded((HEADER + used.valid) as u64)?;
         if used.valid == 0 {
             used.result(0)?;
             return Ok((0, 0));
@@ -189,6 +191,11 @@ impl Copy {
     }
 }
 
+/// A producer closes a segment before it is longer than this, so nothing beyond is a log.
+fn bounded(size: u64) -> std::result::Result<(), BadSegment> {
+    if size > SEGMENT { Err(BadSegment("a segment longer than it may be")) } else { Ok(()) }
+}
+
 /// How far a run of records was good.
 struct Used {
     valid: usize,
@@ -226,3 +233,7 @@ fn open_all(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "copy_test.rs"]
+mod tests;
