@@ -67,6 +67,11 @@ impl Copy {
         self.current.as_ref().map_or(0, |found| found.header.base + found.valid - HEADER as u64)
     }
 
+    /// Plaintext bytes in what is held here: what the next header must say.
+    fn plain(&self) -> u64 {
+        self.current.as_ref().map_or(0, |found| found.header.plain + found.plain)
+    }
+
     /// The END, once it is held.
     pub fn end(&self) -> Option<End> {
         self.current.as_ref().and_then(|found| found.end)
@@ -155,6 +160,9 @@ impl Copy {
         }
         if header.base < self.offset() {
             return Err(CopyError::Broken { theirs: header.base, ours: self.offset() });
+        }
+        if header.plain != self.plain() {
+            return Err(BadSegment("a segment that miscounts the bytes before it").into());
         }
         let first = self.current.as_ref().map_or(0, |before| before.header.n + 1);
         for empty in first..header.n {

@@ -39,3 +39,34 @@ fn a_segment_is_no_longer_than_it_may_be() {
     assert!(matches!(refused, Some(CopyError::Bad(_))), "{refused:?}");
     assert!(disk.size("in/0").unwrap().unwrap() <= SEGMENT);
 }
+
+/// Segment 0 was said to be empty, and the header of segment 1 to follow any
+/// number of bytes: the reader took the number over, and its sum overflowed.
+#[test]
+fn a_segment_counts_the_bytes_before_it_rightly() {
+    let (_directory, disk, mut copy) = copy();
+    copy.close(0);
+    let refused = copy.feed(&segment(1, 0, u64::MAX, [1, 1]));
+    assert!(matches!(refused, Err(CopyError::Bad(_))), "{refused:?}");
+    let mut copy = Copy::open(disk.clone(), "in", keys(), STREAM).unwrap();
+    let sealed = (OVERHEAD + 5) as u64;
+    copy.feed(&segment(0, 0, 0, [1, 5])).unwrap();
+    // The same after a restart, from what lies here.
+    let mut copy = Copy::open(disk.clone(), "in", keys(), STREAM).unwrap();
+    copy.close(HEADER as u64 + sealed);
+    assert!(matches!(copy.feed(&segment(1, sealed, 6, [1, 5])), Err(CopyError::Bad(_))));
+    let mut copy = Copy::open(disk.clone(), "in", keys(), STREAM).unwrap();
+    copy.close(HEADER as u64 + sealed);
+    assert_eq!(copy.feed(&segment(1, sealed, 5, [1, 5])).unwrap(), 5);
+}
+
+/// The same, planted on our own disk: damage, and no panic.
+#[test]
+fn a_reader_does_not_count_beyond_what_can_be() {
+    let (_directory, disk, _) = copy();
+    disk.create_log("in/0").unwrap();
+    let mut file = disk.create_log("in/1").unwrap();
+    file.append(&segment(1, 0, u64::MAX, [1, 1])).unwrap();
+    let mut reader = crate::log::Reader::open(disk.clone(), "in", keys(), STREAM).unwrap();
+    assert!(matches!(reader.advance(), Err(Error::Damaged { .. })));
+}

@@ -172,8 +172,9 @@ impl Reader {
         }
         self.sealed = used as u64;
         self.at += used as u64;
-        self.offset += used as u64;
-        self.plain += self.data.len() as u64;
+        let counted = self.offset.checked_add(used as u64).zip(self.plain.checked_add(self.data.len() as u64));
+        let overflown = || Error::damaged(&format!("{}/{}", self.dir, self.n), "counts more bytes than there can be");
+        (self.offset, self.plain) = counted.ok_or_else(overflown)?;
         match self.end {
             Some(end) if end.length != self.plain => {
                 let what = format!("ends after {} bytes, not {}", self.plain, end.length);
