@@ -411,7 +411,7 @@ impl<N: Net> Job<N> {
     fn live(&self) -> Result<(), Trouble> {
         let (fs, path) = (&*self.world.fs, Place::Jobs.file(self.msgid, "alive"));
         let uptime = spool::clock::uptime(fs)?;
-        if log::hinted(fs, &path)? + ALIVE_EVERY < uptime {
+        if log::hinted(fs, &path)?.saturating_add(ALIVE_EVERY) < uptime {
             log::hint(fs, &path, uptime)?;
         }
         Ok(())

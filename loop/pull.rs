@@ -77,12 +77,12 @@ impl Pull {
         // A hint that cannot be read is none: the reader is at least where it was.
         let hint = log::hinted(&*self.fs, &format!("{}/read", self.dir)).unwrap_or(0);
         self.read = self.read.max(hint);
-        let allowance = (self.read + WINDOW).saturating_sub(self.copy.offset());
+        let allowance = self.read.saturating_add(WINDOW).saturating_sub(self.copy.offset());
         if allowance == 0 {
             return Want::Full;
         }
         let (n, from) = self.copy.wanted();
-        self.until = from + allowance;
+        self.until = from.saturating_add(allowance);
         Want::Get { n, from, until: self.until }
     }
 

@@ -4,6 +4,7 @@ use crate::net::{Answer, Get};
 use crate::pull::{Pull, Want};
 use crate::rig_test::{MSGID, Rig, bare};
 use crate::stream::{Event, Stream};
+use spool::fs::Fs;
 use spool::layout;
 use spool::log::WINDOW;
 use spool::name::Chan;
@@ -102,4 +103,14 @@ fn a_peer_that_sends_more_than_was_asked_for_fills_no_disk() {
     }
     let held = pull.offset();
     assert!((WINDOW - SEGMENT..=WINDOW).contains(&held), "{held} bytes are held");
+}
+
+/// A damaged hint of the reader ended the task that read it.
+#[test]
+fn a_damaged_hint_of_the_reader_opens_the_window_and_no_more() {
+    let rig = Rig::new(Word::Ok, LINES, |_| bare(404, None));
+    layout::make_dirs(&*rig.disk, &layout::log_in(MSGID, Chan::STDOUT)).unwrap();
+    rig.disk.hint(&format!("{}/read", layout::log_in(MSGID, Chan::STDOUT)), b"18446744073709551615\n").unwrap();
+    let mut pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(Chan::STDOUT)).unwrap();
+    assert!(matches!(pull.want(), Want::Get { n: 0, from: 0, .. }));
 }

@@ -77,7 +77,7 @@ impl<'a> Progress<'a> {
         let safe = hinted(&*self.job.fs, &format!("{dir}/got")).unwrap_or(0).min(handed);
         let (out, _) = self.job.incoming(Chan::STDOUT);
         let came = hinted(&*self.job.fs, &format!("{out}/read")).unwrap_or(0);
-        let rate = self.rate.at(now, safe + came);
+        let rate = self.rate.at(now, safe.saturating_add(came));
         if let Some(why) = why {
             let text = why.text(self.peer, wall_clock());
             return if handed > safe { format!("{text}; {} wait here", HumanBytes(handed - safe)) } else { text };
@@ -106,7 +106,7 @@ fn offset(fs: &dyn Fs, dir: &str) -> Option<u64> {
     let mut bytes = [0; HEADER];
     let filled = file.read_at(&mut bytes, 0).ok()?;
     let header = spool::segment::Header::parse(&bytes[..filled]).ok()?;
-    Some(header.base + file.size().ok()?.saturating_sub(HEADER as u64))
+    header.base.checked_add(file.size().ok()?.saturating_sub(HEADER as u64))
 }
 
 /// A rate in bytes a second, smoothed over some seconds.

@@ -63,7 +63,7 @@ pub fn uptime(fs: &dyn Fs) -> Result<u64> {
 
 /// Notes that the daemon has been running for another while.
 pub fn tick(fs: &dyn Fs, seconds: u64) -> Result<()> {
-    crate::log::hint(fs, CLOCK, uptime(fs)? + seconds)
+    crate::log::hint(fs, CLOCK, uptime(fs)?.saturating_add(seconds))
 }
 
 /// Names this run of the machine: what a process left unsynced before another boot may be lost.

@@ -71,7 +71,7 @@ pub fn ended_at(fs: &dyn Fs, dir: &str) -> Result<Option<u64>> {
         at += size as u64;
         if is_end(&[word[0], word[1], word[2], word[3]]) {
             let whole = at <= start + filled as u64 || at <= file.size()?;
-            return Ok(whole.then_some(header.base + at - HEADER as u64));
+            return Ok(header.base.checked_add(at - HEADER as u64).filter(|_| whole));
         }
     }
 }

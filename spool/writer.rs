@@ -39,11 +39,11 @@ impl Writer {
     pub fn open(fs: Arc<dyn Fs>, dir: &str, keys: JobKeys, stream: Stream) -> Result<Writer> {
         let numbers = segments(&*fs, dir)?;
         let found = last_valid(&*fs, dir, &keys, stream, |path| cut(&mut *fs.open_log(path)?, 0))?;
-        let n = numbers.last().map_or(0, |last| last + 1);
+        let n = numbers.last().map_or(0, |last| last.saturating_add(1));
         let mut closed = VecDeque::new();
         for &n in numbers.iter().filter(|&&n| found.as_ref().is_some_and(|found| n < found.header.n)) {
             // The base of the one after it is where it ends; a gap ends nothing early.
-            let next = fs.open_log(&format!("{dir}/{}", n + 1)).ok();
+            let next = fs.open_log(&format!("{dir}/{}", n.saturating_add(1))).ok();
             let mut bytes = [0; HEADER];
             let header =
                 next.and_then(|file| file.read_at(&mut bytes, 0).ok()).and_then(|_| Header::parse(&bytes).ok());
