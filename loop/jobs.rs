@@ -8,10 +8,10 @@ use crate::World;
 use crate::comm::{self, Given, Trouble, given};
 use crate::net::Net;
 use crate::peers::Known;
-use crate::pull::Pull;
 use crate::state::{self, Came, Change, File, RecipientStep, SenderStep};
 use crate::steps::{self, Steps};
-use crate::stream::{Event, Stream};
+use crate::stream::Event;
+use crate::streams::Streams;
 use spool::atomic::SICK;
 use spool::crypto::Key;
 use spool::facts::Facts;
@@ -30,8 +30,6 @@ use spool::url::Ask;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 /// After its input was aborted, a recipient has this long to end by itself.
@@ -60,11 +58,9 @@ pub struct Job<N: Net> {
     keys: Option<JobKeys>,
     /// At the recipient, while the message is here: the receipt for it.
     owed: Option<Digest>,
-    streams: JoinSet<()>,
-    running: Vec<Chan>,
+    streams: Streams,
     /// Channels whose producer knows that their END is held here.
     told: Vec<Chan>,
-    events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
     /// When the input was found aborted.
     aborted: Option<Duration>,
     /// When `rcp` and `sta` are due again.
@@ -86,10 +82,8 @@ impl<N: Net> Job<N> {
             peer: None,
             keys: None,
             owed: None,
-            streams: JoinSet::new(),
-            running: Vec::new(),
+            streams: Streams::default(),
             told: Vec::new(),
-            events: unbounded_channel(),
             aborted: None,
             ask_at: Duration::ZERO,
             flowed: false,
@@ -151,8 +145,8 @@ impl<N: Net> Job<N> {
                         break;
                     }
                     () = tokio::time::sleep(self.until_due()) => {}
-                    event = self.events.1.recv() => {
-                        let ends = matches!(event, Some(Event::Ended(_) | Event::Broken(_)));
+                    event = self.streams.next() => {
+                        let ends = matches!(event, Event::Ended(_) | Event::Broken(_));
                         self.hear(event).map(&tell);
                         if ends {
                             break;
@@ -206,7 +200,7 @@ impl<N: Net> Job<N> {
                     self.start_streams()?;
                 }
             } else {
-                self.stop_streams();
+                self.streams.stop().await;
             }
             let (came, brought) = match self.act(&decided, lock, steps).await {
                 Ok(Some(came)) => came,
@@ -525,18 +519,7 @@ impl<N: Net> Job<N> {
     /// Starts the streams that this side pulls, those that do not run yet.
     fn start_streams(&mut self) -> Result<(), Trouble> {
         let (Some(peer), Some(keys), Some(owner)) = (&self.peer, &self.keys, &self.owner) else { return Ok(()) };
-        let producer = owner.role.other();
-        for &chan in producer.produces() {
-            let broken = self.world.fs.exists(&format!("{}/broken", log_in(self.msgid, chan)));
-            if self.running.contains(&chan) || broken {
-                continue;
-            }
-            let pull = Pull::open(self.world.fs.clone(), keys.clone(), segment::Stream { chan, producer })?;
-            let stream = Stream::new(self.world.clone(), peer.clone(), pull, self.events.0.clone());
-            self.streams.spawn(stream.run());
-            self.running.push(chan);
-        }
-        Ok(())
+        self.streams.start(&self.world, peer, keys, owner.role.other())
     }
 
     /// Is there an output whose producer may not know that its END is held here?
@@ -545,18 +528,12 @@ impl<N: Net> Job<N> {
         Role::Recipient.produces().iter().any(|&chan| !self.told.contains(&chan) && !broken(chan))
     }
 
-    fn stop_streams(&mut self) {
-        self.streams.abort_all();
-        self.running.clear();
-    }
-
     /// Takes a stream's word; a report if a person might want to know.
-    fn hear(&mut self, event: Option<Event>) -> Option<Report> {
-        let (trouble, delay) = match event? {
+    fn hear(&mut self, event: Event) -> Option<Report> {
+        let (trouble, delay) = match event {
             Event::Trouble(_, trouble, delay) => (Some(trouble), Some(delay)),
             Event::Fine(_) => (None, None),
-            Event::Failed(chan, trouble) => {
-                self.running.retain(|running| *running != chan);
+            Event::Failed(_, trouble) => {
                 self.ask_at = self.world.clock.now() + Duration::from_secs(1);
                 (Some(trouble), Some(Duration::from_secs(1)))
             }

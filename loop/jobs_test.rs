@@ -7,6 +7,10 @@ use spool::fs::Fs;
 use spool::layout::{KEY, MESSAGE, PEER, Place};
 use spool::report::Turn;
 use spool::url::Word;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
 
 /// A file that could not be read (`cp -al` had given it a second link) was taken
 /// for a lost one: our own job for one that we run, and its logs were destroyed;
@@ -37,11 +41,32 @@ async fn what_cannot_be_read_is_not_lost() {
 async fn a_job_whose_peer_is_not_known_at_the_moment_is_not_cancelled() {
     let rig = Rig::new(Word::Gone, "", |_| bare(404, None));
     rig.submitted().receipted();
-    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), std::time::Duration::ZERO).unwrap();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
     rig.world.know(Default::default());
     let before = rig.names();
     let mut job = Job::new(rig.world.clone(), MSGID);
     let report = job.step().await;
     assert_eq!(report.cause.as_deref(), Some("no_peer"), "{report:?}");
     assert_eq!(rig.names(), before);
+}
+
+/// A stream that panicked left its channel noted as running: nothing pulled it
+/// any more, and nobody said so.
+#[tokio::test]
+async fn a_stream_that_panics_is_named_and_opened_anew() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counts = count.clone();
+    let rig = Rig::new(Word::Ok, "", move |_| {
+        counts.fetch_add(1, Ordering::Relaxed);
+        panic!("a bug")
+    });
+    rig.submitted().receipted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    let (wake, reports) = (Notify::new(), Mutex::new(Vec::new()));
+    let tell = |report| reports.lock().unwrap().push(report);
+    let attended = Job::new(rig.world.clone(), MSGID).attend(&wake, tell);
+    assert!(tokio::time::timeout(Duration::from_millis(1500), attended).await.is_err(), "it goes on");
+    assert!(count.load(Ordering::Relaxed) > 3, "each channel is pulled again");
+    let reports = reports.into_inner().unwrap();
+    assert!(reports.iter().any(|report| report.error.as_deref().is_some_and(|error| error.contains("a bug"))));
 }

@@ -19,6 +19,7 @@ pub mod pull;
 pub mod state;
 pub mod steps;
 pub mod stream;
+pub mod streams;
 pub mod worker;
 
 #[cfg(test)]
