@@ -114,3 +114,16 @@ fn a_damaged_hint_of_the_reader_opens_the_window_and_no_more() {
     let mut pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(Chan::STDOUT)).unwrap();
     assert!(matches!(pull.want(), Want::Get { n: 0, from: 0, .. }));
 }
+
+/// A peer that said of each segment that it is empty (416) had us ask as fast as
+/// it answered; the same with answers that are over before a byte came.
+#[tokio::test]
+async fn a_peer_that_brings_nothing_is_not_asked_in_a_tight_circle() {
+    for answer in [|| bare(416, Some(0)), || bare(204, None), || bare(206, None)] {
+        let (rig, count) = counted(move |_| answer());
+        let _said = start(&rig, &[Chan::STDOUT]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let pulls = count.load(Ordering::Relaxed);
+        assert!((2..50).contains(&pulls), "{pulls} pulls in half a second");
+    }
+}

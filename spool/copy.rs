@@ -6,6 +6,9 @@ use crate::segment::{BadSegment, End, HEADER, Header, JobKeys, Record, Records, 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// So many segments at most are passed over in a row: each is a name in our directory.
+const GAP: u64 = 64;
+
 /// What keeps a copy from taking over pulled bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
@@ -79,10 +82,12 @@ impl Copy {
 
     /// The wanted segment is said to be closed with `size` bytes. If all of it
     /// is held, or it has no record, the next one is wanted; only that one's
-    /// verified header proves anything, so `back` undoes this.
+    /// verified header proves anything, so `back` undoes this. Empty ones are
+    /// left by a producer that was killed in them: never more than [`GAP`] in a row.
     pub fn close(&mut self, size: u64) {
         let held = self.current.as_ref().filter(|found| found.header.n == self.n).map(|found| found.valid);
-        if size <= held.unwrap_or(HEADER as u64) {
+        let first = self.current.as_ref().map_or(0, |found| found.header.n);
+        if size <= held.unwrap_or(HEADER as u64) && self.n - first < GAP {
             self.pending.clear();
             self.n += 1;
         }

@@ -92,3 +92,13 @@ fn a_number_that_no_file_should_have_is_harmless() {
     disk.create_log(&format!("in/{largest}")).unwrap();
     crate::log::Writer::open(disk.clone(), "in", keys(), STREAM).unwrap();
 }
+
+/// Each segment that is said to be empty was passed over, and left a file.
+#[test]
+fn only_so_many_segments_are_passed_over() {
+    let (_directory, disk, mut copy) = copy();
+    (0..1000).for_each(|_| copy.close(0));
+    assert_eq!(copy.wanted(), (GAP, 0));
+    copy.feed(&segment(GAP, 0, 0, [1, 5])).unwrap();
+    assert_eq!(disk.list("in").unwrap().len() as u64, GAP + 1);
+}
