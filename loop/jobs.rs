@@ -190,10 +190,11 @@ impl<N: Net> Job<N> {
         }
         *steps = self.steps();
         while steps.another() {
-            let lock = match self.lock()? {
-                Some(lock) => lock,
-                None => return Ok(Some(Turn::Gone)),
-            };
+            // Held until its changes are made, but for the time of a question.
+            let mut lock = self.lock()?;
+            if lock.is_none() {
+                return Ok(Some(Turn::Gone));
+            }
             let (decided, flowing) = self.decide()?;
             if flowing {
                 if !self.by_hand {
@@ -202,7 +203,7 @@ impl<N: Net> Job<N> {
             } else {
                 self.streams.stop().await;
             }
-            let (came, brought) = match self.act(&decided, lock, steps).await {
+            let (came, brought) = match self.act(&decided, &mut lock, steps).await {
                 Ok(Some(came)) => came,
                 Ok(None) => return Ok(None),
                 // Logs flow whether or not one word came through.
@@ -236,7 +237,7 @@ impl<N: Net> Job<N> {
     }
 
     fn lock(&self) -> Result<Option<Lock>, Trouble> {
-        match self.world.fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(20)) {
+        match self.world.fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(100)) {
             Err(error) if error.is_absent() => Ok(None),
             Ok(None) => Err(Trouble::new("lock", "another process works on it")),
             other => Ok(other?),
@@ -316,11 +317,11 @@ impl<N: Net> Job<N> {
     }
 
     /// Does the step. `None`: it is not due, or nothing is to be done but wait.
-    /// The lock is held for what happens here, and let go before a word is waited for.
+    /// The lock is let go while a word is waited for, and taken again for what it changes.
     async fn act(
         &mut self,
         decided: &Decided,
-        lock: Lock,
+        lock: &mut Option<Lock>,
         steps: &mut Steps,
     ) -> Result<Option<(Came, Option<Outcome>)>, Trouble> {
         let fs = &*self.world.fs;
@@ -374,13 +375,18 @@ impl<N: Net> Job<N> {
             self.ask_at = now + self.ask_every();
             return Ok(None);
         }
-        drop(lock);
+        *lock = None;
         let peer = self.peer.clone().ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
         let verb = ask.verb();
         let reply = comm::ask(&self.world, &peer, ask, self.msgid).await?;
         steps.heard();
         let came = comm::came(&reply);
         steps.did(&format!("{verb} {}", steps::word(came)));
+        *lock = self.lock()?;
+        if lock.is_none() {
+            // It was removed meanwhile: the next look finds nothing.
+            return Ok(Some((Came::Silence, None)));
+        }
         self.ask_at = now
             + if stream {
                 self.backoff.reset();
@@ -393,10 +399,6 @@ impl<N: Net> Job<N> {
             (_, Some(Given::Outcome(outcome))) => Some(outcome),
             (Came::Gone, _) => Some(Outcome::Unknown),
             _ => None,
-        };
-        let _lock = match fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(100)) {
-            Ok(None) => return Err(Trouble::new("lock", "another process works on it")),
-            other => other,
         };
         Ok(Some((came, outcome)))
     }

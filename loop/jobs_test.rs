@@ -70,3 +70,16 @@ async fn a_stream_that_panics_is_named_and_opened_anew() {
     let reports = reports.into_inner().unwrap();
     assert!(reports.iter().any(|report| report.error.as_deref().is_some_and(|error| error.contains("a bug"))));
 }
+
+/// The lock was let go before the changes were made that were decided under it.
+#[tokio::test]
+async fn a_job_is_changed_under_its_lock() {
+    let rig = Rig::new(Word::Gone, "", |_| bare(404, None));
+    // Nobody waits for it: it is cancelled, the peer asked, done, and forgotten.
+    rig.submitted();
+    rig.disk.hint(&Place::Jobs.file(MSGID, "sent"), b"").unwrap();
+    rig.disk.unlocked();
+    let report = Job::new(rig.world.clone(), MSGID).once().await;
+    assert_eq!(report.turn, Turn::Gone, "{report:?}");
+    assert_eq!(rig.disk.unlocked(), Vec::<String>::new());
+}

@@ -8,14 +8,15 @@ use keygen::{Identity, Pair};
 use spool::atomic::Disk;
 use spool::clock::System;
 use spool::crypto::{Key, SpoolKey};
-use spool::fs::Fs;
+use spool::fs::{Entry, Free, Fs, Lock, LogFile, Result as Done};
 use spool::home::Settings;
 use spool::layout::{self, DIRECTORIES, KEY, MESSAGE, Owner, PEER, Place, rest_label};
 use spool::name::{Chan, Digest, MsgId, Role, Username};
 use spool::segment::{JobKeys, Stream};
 use spool::url::{Reply, Word};
 use std::future::{Future, ready};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub const MSGID: MsgId = MsgId([7; 20]);
 const MESSAGE_TEXT: &[u8] = b"a message";
@@ -42,10 +43,87 @@ pub fn bytes(bytes: Vec<u8>) -> Answer {
     Answer { status: 206, start: 0, total: None, body: Body::Whole(Some(Bytes::from(bytes))) }
 }
 
+/// A disk that notes what is changed in the job while nobody has its lock.
+pub struct Watched {
+    disk: Disk,
+    unlocked: Mutex<Vec<String>>,
+}
+
+impl Watched {
+    fn note(&self, path: &str) {
+        let dir = Place::Jobs.dir(MSGID);
+        if path.starts_with(&dir) && !self.disk.is_locked(&dir).unwrap() {
+            self.unlocked.lock().unwrap().push(path.to_string());
+        }
+    }
+
+    /// What was changed since the last call while nobody had the lock.
+    pub fn unlocked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.unlocked.lock().unwrap())
+    }
+}
+
+impl Fs for Watched {
+    fn commit(&self, path: &str, bytes: &[u8]) -> Done<()> {
+        self.note(path);
+        self.disk.commit(path, bytes)
+    }
+    fn hint(&self, path: &str, bytes: &[u8]) -> Done<()> {
+        self.note(path);
+        self.disk.hint(path, bytes)
+    }
+    fn make_dir(&self, path: &str) -> Done<()> {
+        self.disk.make_dir(path)
+    }
+    fn commit_dir(&self, from: &str, to: &str, files: &[&str]) -> Done<()> {
+        self.disk.commit_dir(from, to, files)
+    }
+    fn rename(&self, from: &str, to: &str) -> Done<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &str) -> Done<()> {
+        self.note(path);
+        self.disk.remove(path)
+    }
+    fn sync_dir(&self, path: &str) -> Done<()> {
+        self.disk.sync_dir(path)
+    }
+    fn read(&self, path: &str, max: usize) -> Done<Vec<u8>> {
+        self.disk.read(path, max)
+    }
+    fn size(&self, path: &str) -> Done<Option<u64>> {
+        self.disk.size(path)
+    }
+    fn list(&self, path: &str) -> Done<Vec<Entry>> {
+        self.disk.list(path)
+    }
+    fn create_log(&self, path: &str) -> Done<Box<dyn LogFile>> {
+        self.disk.create_log(path)
+    }
+    fn open_log(&self, path: &str) -> Done<Box<dyn LogFile>> {
+        self.disk.open_log(path)
+    }
+    fn lock_dir(&self, path: &str, wait: Duration) -> Done<Option<Lock>> {
+        self.disk.lock_dir(path, wait)
+    }
+    fn lock_file(&self, path: &str, wait: Duration) -> Done<Option<Lock>> {
+        self.disk.lock_file(path, wait)
+    }
+    fn is_locked(&self, path: &str) -> Done<bool> {
+        self.disk.is_locked(path)
+    }
+    fn touch(&self, path: &str) -> Done<()> {
+        self.disk.touch(path)
+    }
+    fn free(&self) -> Done<Free> {
+        self.disk.free()
+    }
+}
+
 /// One home, as a loop sees it.
 pub struct Rig {
     pub directory: tempfile::TempDir,
-    pub disk: Arc<Disk>,
+    pub disk: Arc<Watched>,
     pub world: Arc<World<Fake>>,
     pub known: Arc<Known>,
     pub keys: JobKeys,
@@ -56,7 +134,7 @@ impl Rig {
     /// pulls as `pulled` says, which is given the path and its offset.
     pub fn new(word: Word, data: &str, pulled: impl Fn(&Get) -> Answer + Send + Sync + 'static) -> Rig {
         let directory = tempfile::tempdir().unwrap();
-        let disk = Arc::new(Disk::open(directory.path()).unwrap());
+        let disk = Arc::new(Watched { disk: Disk::open(directory.path()).unwrap(), unlocked: Mutex::default() });
         DIRECTORIES.iter().for_each(|name| disk.make_dir(name).unwrap());
         let [ours, theirs] = [0, 1].map(|_| Identity::generate().unwrap().0);
         let pair = Pair::new(&ours, theirs.chain()).unwrap();
