@@ -132,11 +132,12 @@ impl<N: Net> Job<N> {
         // Each order is answered by a report, or the schedule would take it for unfinished.
         let mut ordered = true;
         loop {
-            match self.round(&mut steps).await {
-                Ok(Some(turn)) => return steps.report(Ok(turn)),
-                Err(trouble) => return steps.report(Err(trouble)),
-                Ok(None) if std::mem::take(&mut ordered) => tell(self.steps().report(Ok(Turn::Live))),
-                Ok(None) => {}
+            if let Some(turn) = self.round(&mut steps).await.transpose() {
+                self.streams.stop().await;
+                return steps.report(turn);
+            }
+            if std::mem::take(&mut ordered) {
+                tell(self.steps().report(Ok(Turn::Live)));
             }
             while !self.is_due() {
                 tokio::select! {

@@ -83,3 +83,29 @@ async fn a_job_is_changed_under_its_lock() {
     assert_eq!(report.turn, Turn::Gone, "{report:?}");
     assert_eq!(rig.disk.unlocked(), Vec::<String>::new());
 }
+
+/// `netplumb loop jobs ID` beside the daemon, or a loop that outlived its daemon,
+/// pulled the same logs: each cut off what the other had just appended.
+#[tokio::test]
+async fn one_process_pulls_the_logs_of_a_job() {
+    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    rig.submitted().receipted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    let attend = || async {
+        let wake = Notify::new();
+        let attended = Job::new(rig.world.clone(), MSGID).attend(&wake, |_| {});
+        tokio::time::timeout(Duration::from_millis(300), attended).await
+    };
+    let mut first = Box::pin(attend());
+    let (second, _) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            attend().await
+        },
+        &mut first
+    );
+    let report = second.expect("it does not go on");
+    assert_eq!((report.turn, report.cause.as_deref()), (Turn::Later, Some("lock")), "{report:?}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(attend().await.is_err(), "the first has let go");
+}

@@ -1,7 +1,9 @@
 //! The streams of one job: a task for each channel that this side pulls.
 //!
 //! A stream that panicked has failed like one whose disk failed: it is named,
-//! and opened anew. One that ended by itself stays noted, and is not.
+//! and opened anew. One that ended by itself stays noted, and is not. All of
+//! them hold the lock of `in/`: two processes that pull one log would cut off
+//! what the other has just appended (doc/SPOOL.md#jobs).
 
 use crate::World;
 use crate::comm::Trouble;
@@ -9,10 +11,12 @@ use crate::net::Net;
 use crate::peers::Known;
 use crate::pull::Pull;
 use crate::stream::{Event, Stream};
-use spool::layout::log_in;
+use spool::fs::{Fs, Lock};
+use spool::layout::{Place, log_in, make_dirs};
 use spool::name::{Chan, Role};
 use spool::segment::{self, JobKeys};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{Id, JoinSet};
 
@@ -21,12 +25,14 @@ pub struct Streams {
     tasks: JoinSet<()>,
     /// Channels that are pulled, or were to their end.
     known: Vec<(Chan, Id)>,
+    /// That of `in/`, with each task as long as it runs.
+    lock: Option<Arc<Lock>>,
     events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
 }
 
 impl Default for Streams {
     fn default() -> Streams {
-        Streams { tasks: JoinSet::new(), known: Vec::new(), events: unbounded_channel() }
+        Streams { tasks: JoinSet::new(), known: Vec::new(), lock: None, events: unbounded_channel() }
     }
 }
 
@@ -39,6 +45,10 @@ impl Streams {
         keys: &JobKeys,
         producer: Role,
     ) -> Result<(), Trouble> {
+        let lock = match &self.lock {
+            Some(lock) => lock.clone(),
+            None => self.lock.insert(Arc::new(lock(&*world.fs, keys)?)).clone(),
+        };
         for &chan in producer.produces() {
             let broken = world.fs.exists(&format!("{}/broken", log_in(keys.msgid, chan)));
             if broken || self.known.iter().any(|(known, _)| *known == chan) {
@@ -46,7 +56,11 @@ impl Streams {
             }
             let pull = Pull::open(world.fs.clone(), keys.clone(), segment::Stream { chan, producer })?;
             let stream = Stream::new(world.clone(), peer.clone(), pull, self.events.0.clone());
-            let task = self.tasks.spawn(stream.run());
+            let lock = lock.clone();
+            let task = self.tasks.spawn(async move {
+                stream.run().await;
+                drop(lock);
+            });
             self.known.push((chan, task.id()));
         }
         Ok(())
@@ -56,6 +70,7 @@ impl Streams {
     pub async fn stop(&mut self) {
         self.tasks.shutdown().await;
         self.known.clear();
+        self.lock = None;
     }
 
     /// What one of them says next. Dropping this future loses nothing.
@@ -79,4 +94,12 @@ impl Streams {
             return event;
         }
     }
+}
+
+/// The lock of whoever pulls a job's logs.
+fn lock(fs: &dyn Fs, keys: &JobKeys) -> Result<Lock, Trouble> {
+    let dir = Place::Jobs.file(keys.msgid, "in");
+    make_dirs(fs, &dir)?;
+    let lock = fs.lock_dir(&dir, Duration::from_millis(20))?;
+    lock.ok_or_else(|| Trouble::new("lock", "another process pulls its logs"))
 }
