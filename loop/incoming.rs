@@ -111,7 +111,7 @@ async fn act<N: Net>(
                 Ok(Fetched::Another) => Ok(Came::Failed),
                 // It may be gone for good: only its owner's word says so.
                 Err(trouble) if trouble.cause == "unreachable" => match ask(world, msgid, peer, steps).await? {
-                    Came::Gone => Ok(Came::Gone),
+                    came @ (Came::Gone | Came::Outcome) => Ok(came),
                     _ => Err(trouble),
                 },
                 Err(trouble) => Err(trouble),

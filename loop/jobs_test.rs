@@ -1,12 +1,14 @@
 //! Jobs under the loop, one promise each.
 
 use crate::jobs::Job;
-use crate::outgoing;
 use crate::rig_test::{MSGID, Rig, bare};
+use crate::{incoming, outgoing};
 use spool::fs::Fs;
-use spool::layout::{KEY, MESSAGE, PEER, Place};
+use spool::layout::{self, KEY, MESSAGE, Owner, PEER, Place};
+use spool::look;
+use spool::name::{Digest, Role};
 use spool::report::Turn;
-use spool::url::Word;
+use spool::url::{Sealed, Word};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -108,4 +110,22 @@ async fn one_process_pulls_the_logs_of_a_job() {
     assert_eq!((report.turn, report.cause.as_deref()), (Turn::Later, Some("lock")), "{report:?}");
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(attend().await.is_err(), "the first has let go");
+}
+
+/// The sender's job is over, and its message gone with the queue: `sta` says the
+/// outcome. That was taken for trouble, and the fetch was tried for a week.
+#[tokio::test]
+async fn a_message_whose_job_has_an_outcome_is_not_fetched_for_ever() {
+    let rig = Rig::new(Word::Done, "outcome cancelled", |_| bare(404, None));
+    let (fs, file) = (&*rig.disk, |name: &str| Place::Rqueue.file(MSGID, name));
+    layout::make_dirs(fs, &file("onetime")).unwrap();
+    let owner = Owner::new(fs, rig.known.remote.username.clone(), Role::Recipient, None).unwrap();
+    owner.facts().hint(fs, &file(PEER)).unwrap();
+    ["onetime/cert.pem", "onetime/key"].iter().for_each(|name| fs.hint(&file(name), b"half a key").unwrap());
+    look::key_facts(fs, &Place::Rqueue.dir(MSGID)).unwrap().unwrap().hint(fs, &file("peer.ok")).unwrap();
+    let said = Sealed { digest: Digest([1; 32]), length: 100, key: Digest::of(b"half a key") };
+    look::sealed_facts(&said).hint(fs, &file("recv.req")).unwrap();
+    let report = incoming::work(&rig.world, MSGID).await;
+    assert_eq!(report.turn, Turn::Gone, "{report:?}");
+    assert!(!fs.exists(&Place::Rqueue.dir(MSGID)));
 }
