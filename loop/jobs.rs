@@ -18,7 +18,7 @@ use spool::facts::Facts;
 use spool::fs::Lock;
 use spool::layout::{self, MESSAGE, ONETIME, Owner, PLUMB, Place, SEALED, log_in, log_out, rest_label};
 use spool::log::{self, Writer};
-use spool::look::{self, MESSAGE_MAX};
+use spool::look::{self, MESSAGE_REST_MAX};
 use spool::name::{Chan, Digest, MsgId, Role};
 use spool::outcome::Outcome;
 use spool::phase::{Mark, RecipientPhase, SenderPhase};
@@ -563,7 +563,7 @@ impl<N: Net> Job<N> {
 
 /// The message that was delivered, if it opens.
 fn message<N: Net>(world: &World<N>, msgid: MsgId) -> Result<Option<Zeroizing<Vec<u8>>>, Trouble> {
-    let sealed = world.fs.read_if_sound(&Place::Jobs.file(msgid, MESSAGE), MESSAGE_MAX + 1024)?;
+    let sealed = world.fs.read_if_sound(&Place::Jobs.file(msgid, MESSAGE), MESSAGE_REST_MAX)?;
     Ok(sealed.and_then(|sealed| world.spool_key.open(&rest_label(MESSAGE, msgid), &sealed).ok()))
 }
 

@@ -129,3 +129,18 @@ async fn a_message_whose_job_has_an_outcome_is_not_fetched_for_ever() {
     assert_eq!(report.turn, Turn::Gone, "{report:?}");
     assert!(!fs.exists(&Place::Rqueue.dir(MSGID)));
 }
+
+/// The largest message is larger by its sealing: read with the bound of the plain
+/// one it was lost, and its job cancelled.
+#[test]
+fn the_largest_message_is_not_lost() {
+    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    rig.submitted();
+    let message = vec![7; look::MESSAGE_MAX];
+    let sealed = rig.world.spool_key.seal("message", &message);
+    assert_eq!(sealed.len(), look::MESSAGE_REST_MAX);
+    rig.disk.hint(&Place::Queue.file(MSGID, MESSAGE), &sealed).unwrap();
+    let ages = rig.world.settings.ages();
+    let seen = look::queue(&*rig.disk, MSGID, &ages, |bytes, _| bytes == sealed, |_, _| true).unwrap();
+    assert!(seen.message);
+}

@@ -9,7 +9,7 @@ use crate::state::{self, Came, Change, File, QueueStep};
 use crate::steps::{self, Steps};
 use spool::facts::Facts;
 use spool::layout::{MESSAGE, ONETIME_PEM, Owner, Place, SEALED, rest_label};
-use spool::look::{self, CERT_MAX, MESSAGE_MAX};
+use spool::look::{self, CERT_MAX, MESSAGE_REST_MAX};
 use spool::name::{Digest, MsgId};
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -152,7 +152,7 @@ fn seal<N: Net>(
 ) -> Result<Came, Trouble> {
     let peer = peer.ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
     let onetime = world.fs.read(&Place::Queue.file(msgid, ONETIME_PEM), CERT_MAX)?;
-    let stored = world.fs.read(&Place::Queue.file(msgid, MESSAGE), MESSAGE_MAX + 1024)?;
+    let stored = world.fs.read(&Place::Queue.file(msgid, MESSAGE), MESSAGE_REST_MAX)?;
     let message = world.spool_key.open(&rest_label(MESSAGE, msgid), &stored);
     let message = message.map_err(|error| Trouble::new("disk", format!("message {error}")))?;
     match crypto::seal(&world.identity, peer, msgid, &onetime, &message) {

@@ -7,7 +7,7 @@
 //! [`Believed`]: Belief::Believed
 
 use crate::clock;
-use crate::crypto::SpoolKey;
+use crate::crypto::{REST_OVERHEAD, SpoolKey};
 use crate::facts::Facts;
 use crate::fs::{Fs, Result};
 use crate::layout::{self, KEY, MESSAGE, ONETIME, ONETIME_PEM, Owner, PLUMB, Place, SEALED};
@@ -19,6 +19,8 @@ use crate::url::Sealed;
 
 /// The largest message in bytes: 64 KiB and a recipe of 1 MiB.
 pub const MESSAGE_MAX: usize = (1 << 20) + (64 << 10);
+/// The same, sealed at rest: what the file `message` holds at most.
+pub const MESSAGE_REST_MAX: usize = MESSAGE_MAX + REST_OVERHEAD;
 /// The largest certificate in bytes.
 pub const CERT_MAX: usize = 4 << 10;
 /// The largest sealed message in bytes: header, certificate, records.
@@ -104,7 +106,7 @@ pub fn queue(
         let Some(sealed) = facts else { return Ok(false) };
         Ok(Some(sealed.digest) == digest(fs, &format!("{dir}/{SEALED}"), SEALED_MAX)?)
     };
-    let message = fs.read_if_sound(&format!("{dir}/{MESSAGE}"), MESSAGE_MAX)?;
+    let message = fs.read_if_sound(&format!("{dir}/{MESSAGE}"), MESSAGE_REST_MAX)?;
     Ok(QueueSeen {
         message: owner.is_some() && message.is_some_and(|bytes| opens(&bytes, wanted)),
         send_rdy: belief(there(&dir, Mark::SendRdy)?, believed_rdy)?,
