@@ -91,6 +91,16 @@ impl Disk {
         synced.map(|()| temporary)
     }
 
+    /// Writes a new file beside `path` and gives it that name; without success nothing stays.
+    fn place(&self, verb: &'static str, path: &str, bytes: &[u8], sync: bool, flags: RenameFlags) -> Result<()> {
+        let temporary = self.write_beside(verb, path, bytes, sync)?;
+        let renamed = self.renamed(verb, &temporary, path, flags);
+        if renamed.is_err() {
+            let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
+        }
+        renamed
+    }
+
     fn renamed(&self, verb: &'static str, from: &str, to: &str, flags: RenameFlags) -> Result<()> {
         rustix::fs::renameat_with(&self.root, from, &self.root, to, flags).map_err(|errno| Error::io(verb, to, errno))
     }
@@ -138,17 +148,12 @@ impl Disk {
 
 impl Fs for Disk {
     fn commit(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let temporary = self.write_beside("commit", path, bytes, true)?;
-        if let Err(error) = self.renamed("commit", &temporary, path, RenameFlags::NOREPLACE) {
-            let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
-            return Err(error);
-        }
+        self.place("commit", path, bytes, true, RenameFlags::NOREPLACE)?;
         self.sync_dir(parent(path))
     }
 
     fn hint(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let temporary = self.write_beside("hint", path, bytes, false)?;
-        self.renamed("hint", &temporary, path, RenameFlags::empty())
+        self.place("hint", path, bytes, false, RenameFlags::empty())
     }
 
     fn make_dir(&self, path: &str) -> Result<()> {
@@ -402,6 +407,16 @@ mod tests {
         assert!(disk.commit("a", b"second").unwrap_err().is_taken());
         assert_eq!(disk.read("a", 10).unwrap(), b"first");
         assert_eq!(disk.list("").unwrap().len(), 1, "no temporary file is left");
+    }
+
+    /// A hint whose rename failed left its temporary file, one for each try.
+    #[test]
+    fn a_hint_that_cannot_be_placed_leaves_nothing() {
+        let (_directory, disk) = disk();
+        disk.make_dir("taken").unwrap();
+        disk.make_dir("taken/by").unwrap();
+        assert!(disk.hint("taken", b"a hint").is_err());
+        assert_eq!(disk.list("").unwrap().len(), 1);
     }
 
     #[test]
