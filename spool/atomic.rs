@@ -124,12 +124,14 @@ impl Disk {
             let fd = self.fd("lock", path, flags)?;
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 // A lock on a directory that has just left its name is nobody's.
-                Ok(()) if names(&self.root, path, &fd) => return Ok(Some(Box::new(fd))),
-                Ok(()) => continue,
-                Err(Errno::WOULDBLOCK) if Instant::now() >= until => return Ok(None),
-                Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(2)),
+                Ok(()) if names(&self.root, path, &fd)? => return Ok(Some(Box::new(fd))),
+                Ok(()) | Err(Errno::WOULDBLOCK) => {}
                 Err(errno) => return Err(Error::io("lock", path, errno)),
             }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -374,13 +376,15 @@ fn parent(path: &str) -> &str {
 }
 
 /// Does `path` still name the file that is open as `fd`?
-fn names(root: &OwnedFd, path: &str, fd: &OwnedFd) -> bool {
-    let path = if path.is_empty() { "." } else { path };
-    let (Ok(named), Ok(open)) = (rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW), rustix::fs::fstat(fd))
-    else {
-        return false;
+fn names(root: &OwnedFd, path: &str, fd: &OwnedFd) -> Result<bool> {
+    let name = if path.is_empty() { "." } else { path };
+    let trouble = |errno| Error::io("lock", path, errno);
+    let named = match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(false),
+        other => other.map_err(trouble)?,
     };
-    named.st_ino == open.st_ino && named.st_dev == open.st_dev
+    let open = rustix::fs::fstat(fd).map_err(trouble)?;
+    Ok(named.st_ino == open.st_ino && named.st_dev == open.st_dev)
 }
 
 fn absent_is_fine(result: rustix::io::Result<()>, path: &str) -> Result<()> {
@@ -458,6 +462,20 @@ mod tests {
         assert!(file.is_some() && disk.is_locked("d/plumb").unwrap());
         drop(file);
         assert!(!disk.is_locked("d/plumb").unwrap() && !disk.is_locked("absent").unwrap());
+    }
+
+    /// A name that could not be looked at counted as replaced: the lock was tried
+    /// for ever, without a pause.
+    #[test]
+    fn a_lock_that_cannot_be_looked_at_is_an_error() {
+        let (_directory, disk) = disk();
+        disk.make_dir("d").unwrap();
+        let fd = open_beneath(&disk.root, "d", OFlags::RDONLY).unwrap();
+        assert!(names(&disk.root, "d", &fd).unwrap());
+        disk.make_dir("e").unwrap();
+        assert!(!names(&disk.root, "e", &fd).unwrap());
+        assert!(names(&disk.root, &"x".repeat(300), &fd).is_err());
+        assert!(!names(&disk.root, "gone", &fd).unwrap());
     }
 
     #[test]
