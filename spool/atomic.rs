@@ -202,11 +202,16 @@ impl Fs for Disk {
             [] => Ok(()),
             [path] => self.sync_one(path),
             [path, others @ ..] => std::thread::scope(|scope| {
-                let others: Vec<_> = others.iter().map(|other| scope.spawn(|| self.sync_one(other))).collect();
-                let results = others.into_iter().map(|thread| thread.join());
+                let start = |&other| spawn(scope, move || self.sync_one(other)).map_err(|_| other);
+                let others: Vec<_> = others.iter().map(start).collect();
                 let lost = |_| Error::io("sync", path, std::io::Error::other("the thread is gone"));
+                let results = others.into_iter().map(|other| match other {
+                    Ok(thread) => thread.join().map_err(lost).and_then(|synced| synced),
+                    // The system has no thread for it.
+                    Err(other) => self.sync_one(other),
+                });
                 let synced = self.sync_one(path);
-                results.fold(synced, |synced, result| synced.and(result.map_err(lost).and_then(|result| result)))
+                results.fold(synced, |synced, result| synced.and(result))
             }),
         }
     }
@@ -387,6 +392,18 @@ fn names(root: &OwnedFd, path: &str, fd: &OwnedFd) -> Result<bool> {
     Ok(named.st_ino == open.st_ino && named.st_dev == open.st_dev)
 }
 
+/// A thread of its own, if the system has one.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> std::io::Result<std::thread::ScopedJoinHandle<'scope, T>> {
+    #[cfg(test)]
+    if tests::NO_THREADS.get() {
+        return Err(std::io::ErrorKind::WouldBlock.into());
+    }
+    std::thread::Builder::new().spawn_scoped(scope, work)
+}
+
 fn absent_is_fine(result: rustix::io::Result<()>, path: &str) -> Result<()> {
     match result {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -421,6 +438,22 @@ mod tests {
         disk.make_dir("taken/by").unwrap();
         assert!(disk.hint("taken", b"a hint").is_err());
         assert_eq!(disk.list("").unwrap().len(), 1);
+    }
+
+    std::thread_local! {
+        pub(super) static NO_THREADS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    /// Where the system refused a thread (EAGAIN), a sync of several files panicked.
+    #[test]
+    fn files_are_synced_without_threads_too() {
+        let (_directory, disk) = disk();
+        ["a", "b", "c"].iter().for_each(|name| disk.hint(name, b"1").unwrap());
+        for no_threads in [false, true] {
+            NO_THREADS.set(no_threads);
+            disk.sync_all(&["a", "b", "c", ""]).unwrap();
+            assert!(disk.sync_all(&["a", "b", "absent"]).unwrap_err().is_absent());
+        }
     }
 
     #[test]
