@@ -145,8 +145,11 @@ fn set_aside<N: Net>(world: &World<N>, msgid: MsgId) -> Result<Came, Trouble> {
     Ok(Came::Failed)
 }
 
+/// A one-time certificate with its private half.
+type Halves = (Vec<u8>, Zeroizing<[u8; 32]>);
+
 /// The one-time key that lies here, if both halves belong together.
-fn key<N: Net>(world: &World<N>, msgid: MsgId) -> spool::fs::Result<Option<(Vec<u8>, Zeroizing<[u8; 32]>)>> {
+fn key<N: Net>(world: &World<N>, msgid: MsgId) -> spool::fs::Result<Option<Halves>> {
     let read = |name: &str| world.fs.read_if_sound(&Place::Rqueue.file(msgid, &format!("{ONETIME}/{name}")), CERT_MAX);
     Ok(read("cert.pem")?.zip(read("key")?).and_then(|(certificate, sealed)| {
         let private = onetime::open_private(&world.spool_key, &certificate, &sealed).ok()?;

@@ -25,7 +25,7 @@ enum Whose {
 }
 
 fn whose(fs: &dyn Fs, dir: &str, from: &Username) -> Whose {
-    let look = || {
+    let look = || -> spool::fs::Result<Whose> {
         if !fs.is_there(dir)? {
             return Ok(Whose::Absent);
         }
@@ -36,7 +36,7 @@ fn whose(fs: &dyn Fs, dir: &str, from: &Username) -> Whose {
             None => Whose::Absent,
         })
     };
-    look().unwrap_or_else(|_: spool::fs::Error| Whose::Foreign)
+    look().unwrap_or(Whose::Foreign)
 }
 
 /// Looks at the three directories of a message for the peer `from`. `room` and
