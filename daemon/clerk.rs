@@ -230,7 +230,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         };
         assert_eq!(text.matches("id=").count(), 2);
-        let facts = Facts::read(&*disk, &format!("notices/{msgid}")).unwrap();
+        let facts = Facts::read(&*disk, &format!("notices/{msgid}")).unwrap().unwrap();
         assert_eq!((facts.text("what"), facts.text("peer")), (Some("the output is incomplete"), Some("nas")));
         assert_eq!(facts.value::<u64>("at"), Some(77));
     }

@@ -164,10 +164,10 @@ impl Keepers {
     fn seen(&self, fs: &dyn Fs, msgid: MsgId) -> Result<Option<(Owner, RecipientSeen)>> {
         let dir = Place::Jobs.dir(msgid);
         // The cheapest question first: a job of ours and a tombstone have no message.
-        if fs.size(&format!("{dir}/{MESSAGE}"))?.is_none() {
+        if !fs.is_there(&format!("{dir}/{MESSAGE}"))? {
             return Ok(None);
         }
-        let Some(owner) = Owner::read(fs, &dir).filter(|owner| owner.role == Role::Recipient) else { return Ok(None) };
+        let Some(owner) = Owner::read(fs, &dir)?.filter(|owner| owner.role == Role::Recipient) else { return Ok(None) };
         let seen = look::recipient(fs, msgid, &self.ages, Some(&owner), true)?;
         Ok(Some((owner, seen)))
     }
@@ -250,7 +250,7 @@ mod tests {
         make_dirs(&disk, "jobs").unwrap();
         make_dirs(&disk, "running").unwrap();
         make_dirs(&disk, &Place::Jobs.dir(msgid)).unwrap();
-        let owner = Owner::new(&disk, Username::of_ca(b"a"), Role::Recipient, None);
+        let owner = Owner::new(&disk, Username::of_ca(b"a"), Role::Recipient, None).unwrap();
         owner.facts().hint(&disk, &Place::Jobs.file(msgid, PEER)).unwrap();
         disk.hint(&Place::Jobs.file(msgid, MESSAGE), b"").unwrap();
         // A directory in the place of a segment cannot be read.

@@ -30,7 +30,7 @@ fn an_order_follows_a_touch_at_once() {
 #[ignore = "makes 200,000 files"]
 fn a_hundred_thousand_messages_are_scanned_in_a_second() {
     let world = World::new();
-    let facts = Owner::new(&world.disk, peer(), Role::Sender, None).facts().to_string();
+    let facts = Owner::new(&world.disk, peer(), Role::Sender, None).unwrap().facts().to_string();
     for n in 0..100_000u32 {
         let mut id = [0; 20];
         id[..4].copy_from_slice(&n.to_be_bytes());

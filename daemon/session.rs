@@ -260,8 +260,9 @@ impl Session {
     /// Gives the worker what is due, starts keepers, writes `why` files.
     fn act(&mut self, now: Duration) {
         let disk = self.disk.clone();
-        self.schedule
-            .sort(SORTED_MAX, &mut |place, msgid| Owner::read(&*disk, &place.dir(msgid)).map(|owner| owner.username));
+        self.schedule.sort(SORTED_MAX, &mut |place, msgid| {
+            Owner::read(&*disk, &place.dir(msgid)).ok().flatten().map(|owner| owner.username)
+        });
         self.schedule.tick(now, &self.system);
         if self.worker.is_running() && now >= self.full_until {
             self.give_orders(now);

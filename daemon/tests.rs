@@ -129,7 +129,7 @@ impl World {
     fn put(&self, place: Place, n: u8, role: Role) {
         let temporary = spool::atomic::temporary(&place.dir(msgid(n)));
         self.disk.make_dir(&temporary).unwrap();
-        let owner = Owner { born: n.into(), ..Owner::new(&self.disk, peer(), role, None) };
+        let owner = Owner { born: n.into(), ..Owner::new(&self.disk, peer(), role, None).unwrap() };
         owner.facts().hint(&self.disk, &format!("{temporary}/{PEER}")).unwrap();
         if place == Place::Jobs && role == Role::Recipient {
             self.disk.hint(&format!("{temporary}/{MESSAGE}"), b"sealed").unwrap();
@@ -230,7 +230,8 @@ fn a_step_that_waits_is_tried_less_and_less_and_says_why() {
     std::thread::sleep(Duration::from_secs(2));
     let tries = world.ordered(Place::Queue, 1);
     assert!((2..30).contains(&tries), "{tries} tries in two seconds");
-    let why = spool::facts::Facts::read(&world.disk, &Place::Queue.file(msgid(1), "why")).expect("it says why");
+    let why =
+        spool::facts::Facts::read(&world.disk, &Place::Queue.file(msgid(1), "why")).unwrap().expect("it says why");
     assert!(why.value::<usize>("attempts").is_some_and(|attempts| attempts >= 1 && attempts <= tries));
     let (remote, _) = world.running.as_ref().unwrap();
     // USR1: once more, at once.

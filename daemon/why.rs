@@ -123,7 +123,7 @@ impl Whys {
         let Some(news) = waiting.news.take() else { return };
         self.due.remove(&(news.at, key));
         let path = key.0.file(key.1, WHY);
-        let old = Facts::read(fs, &path).unwrap_or_default();
+        let old = Facts::read(fs, &path).ok().flatten().unwrap_or_default();
         let attempts = old.value::<u64>("attempts").unwrap_or(0).saturating_add(waiting.attempts.into());
         let first_error = old.text("first_error").map(str::to_string).or(news.first_error);
         let facts = Facts::new()
@@ -195,7 +195,7 @@ mod tests {
         }
 
         fn read(&self) -> Option<Facts> {
-            Facts::read(&self.disk, &KEY.0.file(KEY.1, WHY))
+            Facts::read(&self.disk, &KEY.0.file(KEY.1, WHY)).unwrap()
         }
     }
 

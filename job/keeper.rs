@@ -86,7 +86,7 @@ pub fn begin(site: &Site, msgid: MsgId, known: &dyn Fn(&Username) -> Option<Know
         other => other?,
     };
     let Some(_lock) = lock else { return Ok(Begin::Locked) };
-    let Some(owner) = Owner::read(&**fs, &dir).filter(|owner| owner.role == Role::Recipient) else {
+    let Some(owner) = Owner::read(&**fs, &dir)?.filter(|owner| owner.role == Role::Recipient) else {
         return Ok(Begin::Nothing);
     };
     let message = message::unseal(&**fs, Place::Jobs, msgid, &site.spool_key);
@@ -155,7 +155,7 @@ fn commit_started(fs: &dyn Fs, msgid: MsgId, known: &Known) -> Result<(), Error>
     let facts = Facts::new()
         .with("boot", clock::boot())
         .with("keeper", std::process::id())
-        .with("at", clock::uptime(fs))
+        .with("at", clock::uptime(fs)?)
         .with("peer", &known.name)
         .with("policy", known.digest);
     Ok(facts.commit(fs, &Place::Jobs.file(msgid, Mark::RunStarted.name()))?)
@@ -248,14 +248,14 @@ impl Job {
         if !self.fs.exists(&exit) {
             log::sync_all(&*self.fs, &[&logs.stdout, &logs.stderr])?;
             self.fs.sync_dir(&Place::Jobs.file(self.msgid(), "out"))?;
-            let facts = Facts::new().with("outcome", &outcome).with("at", clock::uptime(&*self.fs));
+            let facts = Facts::new().with("outcome", &outcome).with("at", clock::uptime(&*self.fs)?);
             match facts.commit(&*self.fs, &exit) {
                 Err(error) if !error.is_taken() => return Err(error.into()),
                 _ => {}
             }
         }
         // The name counts, whatever it contains: damage there is "interrupted".
-        let outcome = Facts::read(&*self.fs, &exit).and_then(|facts| facts.value("outcome"));
+        let outcome = Facts::read(&*self.fs, &exit)?.and_then(|facts| facts.value("outcome"));
         let outcome = outcome.unwrap_or(Outcome::Interrupted);
         if !logs.said && logs.control.log.ended().is_none() {
             logs.control.say(&Control::Exit(outcome.clone()))?;

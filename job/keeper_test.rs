@@ -175,7 +175,8 @@ fn much_input_comes_through_unaltered() {
     rig.stdin.end(EndKind::Eof).unwrap();
     assert_eq!(rig.run(), Outcome::Exited(0));
     assert!(rig.stdout() == bytes);
-    let read = spool::log::hinted(&*rig.disk, &format!("{}/read", spool::layout::log_in(rig.msgid, Chan::STDIN)));
+    let read =
+        spool::log::hinted(&*rig.disk, &format!("{}/read", spool::layout::log_in(rig.msgid, Chan::STDIN))).unwrap();
     assert_eq!(read, rig.stdin.offset(), "what was fed is told to the end");
 }
 

@@ -7,7 +7,7 @@
 use crate::Error;
 use spool::crypto::Key;
 use spool::layout::{MESSAGE, Place, rest_label};
-use spool::look::MESSAGE_MAX;
+use spool::look::{MESSAGE_MAX, MESSAGE_REST_MAX};
 use spool::name::MsgId;
 use spool::tap1::{self, Kind, List};
 use std::collections::BTreeMap;
@@ -107,7 +107,7 @@ pub fn unseal(
     spool_key: &spool::crypto::SpoolKey,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let path = place.file(msgid, MESSAGE);
-    let sealed = fs.read(&path, MESSAGE_MAX + 1024)?;
+    let sealed = fs.read(&path, MESSAGE_REST_MAX)?;
     let message = spool_key.open(&rest_label(MESSAGE, msgid), &sealed);
     message.map_err(|error| Error::Ours(format!("{path} {error}")))
 }

@@ -109,7 +109,7 @@ impl Rig {
         make_dirs(&*disk, &dir).unwrap();
         let keys = JobKeys { secret: Key([9; 32]), sender: sender(), recipient: ours(), msgid };
         let message = message::write(&keys.secret, &start).unwrap();
-        let owner = Owner::new(&*disk, sender(), Role::Recipient, None);
+        let owner = Owner::new(&*disk, sender(), Role::Recipient, None).unwrap();
         disk.hint(&format!("{dir}/{PEER}"), owner.facts().to_string().as_bytes()).unwrap();
         disk.hint(&format!("{dir}/{MESSAGE}"), &spool_key().seal(&rest_label(MESSAGE, msgid), &message)).unwrap();
         disk.hint(&format!("{dir}/{}", Mark::RecvOk.name()), b"").unwrap();
@@ -170,7 +170,7 @@ impl Rig {
     }
 
     pub fn outcome_on_disk(&self) -> Option<Outcome> {
-        Facts::read(&*self.disk, &Place::Jobs.file(self.msgid, Mark::RunExit.name()))?.value("outcome")
+        Facts::read(&*self.disk, &Place::Jobs.file(self.msgid, Mark::RunExit.name())).unwrap()?.value("outcome")
     }
 
     /// Carries what there is, both ways. Says whether anything moved.

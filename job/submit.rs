@@ -34,7 +34,7 @@ pub fn prepare(
 ) -> Result<(Submitted, Prepared), Error> {
     let (msgid, secret) = (MsgId(rand::random()), Key::random());
     let message = message::write(&secret, start)?;
-    let owner = Owner::new(fs, recipient.clone(), Role::Sender, Some(Digest::of(&message)));
+    let owner = Owner::new(fs, recipient.clone(), Role::Sender, Some(Digest::of(&message)))?;
     let (job, queued) = (Hidden::new(Place::Jobs, msgid), Hidden::new(Place::Queue, msgid));
     let made = (|| {
         let peer = owner.facts().to_string().into_bytes();
@@ -104,7 +104,7 @@ impl Prepared {
 pub fn cancel(fs: &dyn Fs, msgid: MsgId, reason: &str) -> Result<bool, Error> {
     let lock = fs.lock_dir(&Place::Queue.dir(msgid), Duration::ZERO);
     let alone = matches!(lock, Ok(Some(_)));
-    let facts = spool::facts::Facts::new().with("reason", reason).with("at", spool::clock::uptime(fs));
+    let facts = spool::facts::Facts::new().with("reason", reason).with("at", spool::clock::uptime(fs)?);
     match facts.commit(fs, &Place::Jobs.file(msgid, Mark::Cancel.name())) {
         Err(error) if !error.is_taken() => return Err(error.into()),
         _ => {}

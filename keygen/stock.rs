@@ -34,7 +34,7 @@ pub fn is_low(fs: &dyn Fs, wanted: usize) -> Result<bool> {
 /// there whole, or not.
 pub fn refill(fs: &dyn Fs, identity: &Identity, spool_key: &SpoolKey, wanted: usize) -> Result<usize> {
     let Some(_lock) = fs.lock_dir(STOCK, Duration::ZERO)? else { return Ok(0) };
-    let present = sweep(fs, |fs, dir| Ok(is_whole(fs, dir)))?;
+    let present = sweep(fs, is_whole)?;
     let mut prepared = Vec::new();
     let made = make(fs, identity, spool_key, wanted.saturating_sub(present), &mut prepared);
     if made.is_err() {
@@ -99,15 +99,16 @@ fn sweep(fs: &dyn Fs, good: impl Fn(&dyn Fs, &str) -> Result<bool>) -> Result<us
 }
 
 /// Are both files there, with a size that they can have?
-fn is_whole(fs: &dyn Fs, dir: &str) -> bool {
-    let size = |name: &str| fs.size(&format!("{dir}/{name}")).ok().flatten();
-    size(CERT).is_some_and(|size| (1..=CERT_MAX as u64).contains(&size)) && size(KEY) == Some(SEALED)
+fn is_whole(fs: &dyn Fs, dir: &str) -> Result<bool> {
+    let size = |name: &str| fs.size(&format!("{dir}/{name}"));
+    let cert = size(CERT)?.is_some_and(|size| (1..=CERT_MAX as u64).contains(&size));
+    Ok(cert && size(KEY)? == Some(SEALED))
 }
 
 /// Is this a key that this identity certified, under its own name, and does its private half open?
 fn opens(fs: &dyn Fs, dir: &str, identity: &Identity, spool_key: &SpoolKey) -> Result<bool> {
-    let read = |name: &str| fs.read(&format!("{dir}/{name}"), CERT_MAX);
-    let (Ok(pem), Ok(sealed)) = (read(CERT), read(KEY)) else { return Ok(false) };
+    let read = |name: &str| fs.read_if_sound(&format!("{dir}/{name}"), CERT_MAX);
+    let (Some(pem), Some(sealed)) = (read(CERT)?, read(KEY)?) else { return Ok(false) };
     let Ok(cert) = Cert::of_pem(&pem) else { return Ok(false) };
     let named = keyid(&cert).map(spool::layout::onetime).as_deref() == Some(dir);
     Ok(named && identity.chain().check(&cert).is_ok() && open_beside(spool_key, &cert, &sealed).is_ok())

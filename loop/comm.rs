@@ -74,8 +74,21 @@ pub fn came(reply: &Reply) -> Came {
     }
 }
 
-/// Says something to a peer and gives its authentic reply.
+/// Says something to a peer and gives its authentic reply, which is news to
+/// whoever waits for this peer to be in reach.
 pub async fn ask<N: Net>(world: &World<N>, peer: &Known, ask: Ask, msgid: MsgId) -> Result<Reply, Trouble> {
+    let reply = inquire(world, peer, ask, msgid).await;
+    match &reply {
+        Ok(_) => world.reach(&peer.remote.username),
+        Err(trouble) if trouble.cause == "unreachable" => world.miss(&peer.remote.username),
+        Err(_) => {}
+    }
+    reply
+}
+
+/// The same as no news: for a question that a bare status of this peer raised.
+/// Were its reply news, streams that fail alike would wake each other for ever.
+pub async fn inquire<N: Net>(world: &World<N>, peer: &Known, ask: Ask, msgid: MsgId) -> Result<Reply, Trouble> {
     let mut nonce = [0; 16];
     world.rng.fill(&mut nonce);
     let verb = ask.verb();
@@ -91,6 +104,5 @@ pub async fn ask<N: Net>(world: &World<N>, peer: &Known, ask: Ask, msgid: MsgId)
         };
         return Err(Trouble::new("unauthentic", error));
     };
-    world.hear(&peer.remote.username);
     Ok(reply)
 }

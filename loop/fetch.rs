@@ -75,10 +75,6 @@ pub async fn sealed<N: Net>(
 fn part_file(fs: &dyn Fs, path: &str) -> Result<Box<dyn LogFile>> {
     match fs.open_log(path) {
         Err(error) if error.is_absent() => fs.create_log(path),
-        Err(spool::fs::Error::Damaged { .. }) => {
-            fs.remove(path)?;
-            fs.create_log(path)
-        }
         other => other,
     }
 }

@@ -40,7 +40,7 @@ async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Resul
         Ok(None) => return Err(Trouble::new("lock", "another process works on it")),
         other => other?,
     };
-    let peer = Owner::read(fs, &dir).and_then(|owner| world.peer(&owner.username));
+    let peer = Owner::read(fs, &dir)?.and_then(|owner| world.peer(&owner.username));
     steps.peer(peer.as_ref().map(|peer| peer.name.to_string()));
     while steps.another() {
         let seen = look::rqueue(fs, msgid, &world.settings.ages())?;
@@ -91,7 +91,7 @@ async fn act<N: Net>(
         }
         RqueueStep::Promise => {
             steps.did("key");
-            Ok(if key(world, msgid).is_some() { Came::Worked } else { Came::Failed })
+            Ok(if key(world, msgid)?.is_some() { Came::Worked } else { Came::Failed })
         }
         RqueueStep::Open => {
             steps.did("open");
@@ -103,7 +103,7 @@ async fn act<N: Net>(
         RqueueStep::Fetch => {
             steps.did("fetch");
             let peer = known()?;
-            let said = look::mark(&*world.fs, &Place::Rqueue.dir(msgid), Mark::RecvReq);
+            let said = look::mark(&*world.fs, &Place::Rqueue.dir(msgid), Mark::RecvReq)?;
             let said = said.and_then(|facts| look::sealed(&facts));
             let said = said.ok_or_else(|| Trouble::new("disk", "recv.req changed meanwhile"))?;
             match fetch::sealed(world, peer, msgid, said).await {
@@ -111,7 +111,7 @@ async fn act<N: Net>(
                 Ok(Fetched::Another) => Ok(Came::Failed),
                 // It may be gone for good: only its owner's word says so.
                 Err(trouble) if trouble.cause == "unreachable" => match ask(world, msgid, peer, steps).await? {
-                    Came::Gone => Ok(Came::Gone),
+                    came @ (Came::Gone | Came::Outcome) => Ok(came),
                     _ => Err(trouble),
                 },
                 Err(trouble) => Err(trouble),
@@ -145,13 +145,16 @@ fn set_aside<N: Net>(world: &World<N>, msgid: MsgId) -> Result<Came, Trouble> {
     Ok(Came::Failed)
 }
 
+/// A one-time certificate with its private half.
+type Halves = (Vec<u8>, Zeroizing<[u8; 32]>);
+
 /// The one-time key that lies here, if both halves belong together.
-fn key<N: Net>(world: &World<N>, msgid: MsgId) -> Option<(Vec<u8>, Zeroizing<[u8; 32]>)> {
-    let file = |name: &str| Place::Rqueue.file(msgid, &format!("{ONETIME}/{name}"));
-    let certificate = world.fs.read(&file("cert.pem"), CERT_MAX).ok()?;
-    let sealed = world.fs.read(&file("key"), CERT_MAX).ok()?;
-    let private = onetime::open_private(&world.spool_key, &certificate, &sealed).ok()?;
-    Some((certificate, private))
+fn key<N: Net>(world: &World<N>, msgid: MsgId) -> spool::fs::Result<Option<Halves>> {
+    let read = |name: &str| world.fs.read_if_sound(&Place::Rqueue.file(msgid, &format!("{ONETIME}/{name}")), CERT_MAX);
+    Ok(read("cert.pem")?.zip(read("key")?).and_then(|(certificate, sealed)| {
+        let private = onetime::open_private(&world.spool_key, &certificate, &sealed).ok()?;
+        Some((certificate, private))
+    }))
 }
 
 fn open<N: Net>(
@@ -160,7 +163,7 @@ fn open<N: Net>(
     peer: &Known,
     message: &mut Zeroizing<Vec<u8>>,
 ) -> Result<Came, Trouble> {
-    let Some((certificate, private)) = key(world, msgid) else { return Ok(Came::Failed) };
+    let Some((certificate, private)) = key(world, msgid)? else { return Ok(Came::Failed) };
     let sealed = world.fs.read(&Place::Rqueue.file(msgid, SEALED), SEALED_MAX)?;
     match crypto::open(peer, msgid, &certificate, &private, &sealed) {
         Ok(opened) => {
@@ -197,14 +200,14 @@ fn apply<N: Net>(
             for dir in [ONETIME, &file(ONETIME), Place::Rqueue.word()] {
                 fs.sync_dir(dir)?;
             }
-            let facts = look::key_facts(fs, &Place::Rqueue.dir(msgid)).unwrap_or_default();
+            let facts = look::key_facts(fs, &Place::Rqueue.dir(msgid))?.unwrap_or_default();
             facts.commit(fs, &file(Mark::PeerOk.name()))
         }
         Change::Put(mark) => {
             let facts = match mark {
-                Mark::Over => Facts::new().with("outcome", Outcome::NotStarted).with("at", clock::uptime(fs)),
+                Mark::Over => Facts::new().with("outcome", Outcome::NotStarted).with("at", clock::uptime(fs)?),
                 Mark::Receipt => receipt(msgid, peer, message),
-                Mark::RecvRdy => Facts::read(fs, &file(Mark::RecvReq.name())).unwrap_or_default(),
+                Mark::RecvRdy => Facts::read(fs, &file(Mark::RecvReq.name()))?.unwrap_or_default(),
                 _ => Facts::new(),
             };
             facts.hint(fs, &file(mark.name()))
@@ -212,7 +215,12 @@ fn apply<N: Net>(
         Change::Take(mark) => fs.remove(&file(mark.name())),
         Change::Deliver => {
             let names = [PEER, MESSAGE, Mark::Receipt.name(), Mark::Over.name()];
-            let there: Vec<&str> = names.into_iter().filter(|name| fs.exists(&file(name))).collect();
+            let mut there = Vec::new();
+            for name in names {
+                if fs.is_there(&file(name))? {
+                    there.push(name);
+                }
+            }
             if there.contains(&MESSAGE) {
                 // Here, so that whoever waits for a log can watch its directory at once.
                 for (side, producer) in [("in", Role::Sender), ("out", Role::Recipient)] {

@@ -8,17 +8,17 @@ use crate::World;
 use crate::comm::{self, Given, Trouble, given};
 use crate::net::Net;
 use crate::peers::Known;
-use crate::pull::Pull;
 use crate::state::{self, Came, Change, File, RecipientStep, SenderStep};
 use crate::steps::{self, Steps};
-use crate::stream::{Event, Stream};
+use crate::stream::Event;
+use crate::streams::Streams;
 use spool::atomic::SICK;
 use spool::crypto::Key;
 use spool::facts::Facts;
 use spool::fs::Lock;
 use spool::layout::{self, MESSAGE, ONETIME, Owner, PLUMB, Place, SEALED, log_in, log_out, rest_label};
 use spool::log::{self, Writer};
-use spool::look::{self, MESSAGE_MAX};
+use spool::look::{self, MESSAGE_REST_MAX};
 use spool::name::{Chan, Digest, MsgId, Role};
 use spool::outcome::Outcome;
 use spool::phase::{Mark, RecipientPhase, SenderPhase};
@@ -30,8 +30,6 @@ use spool::url::Ask;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 /// After its input was aborted, a recipient has this long to end by itself.
@@ -53,16 +51,16 @@ enum Decided {
 pub struct Job<N: Net> {
     world: Arc<World<N>>,
     msgid: MsgId,
+    /// Was what follows read? It does not change while the job is worked on.
+    known: bool,
     owner: Option<Owner>,
     peer: Option<Arc<Known>>,
     keys: Option<JobKeys>,
     /// At the recipient, while the message is here: the receipt for it.
     owed: Option<Digest>,
-    streams: JoinSet<()>,
-    running: Vec<Chan>,
+    streams: Streams,
     /// Channels whose producer knows that their END is held here.
     told: Vec<Chan>,
-    events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
     /// When the input was found aborted.
     aborted: Option<Duration>,
     /// When `rcp` and `sta` are due again.
@@ -76,29 +74,39 @@ pub struct Job<N: Net> {
 impl<N: Net> Job<N> {
     /// A job to be worked on.
     pub fn new(world: Arc<World<N>>, msgid: MsgId) -> Job<N> {
-        let owner = Owner::read(&*world.fs, &Place::Jobs.dir(msgid));
-        let peer = owner.as_ref().and_then(|owner| world.peer(&owner.username));
-        let message = message(&world, msgid);
-        let keys = owner.as_ref().and_then(|owner| keys(&world, msgid, owner, message.as_deref()));
-        let digest = message.as_deref().map(|message| Digest::of(message));
-        let owed = peer.as_ref().zip(digest).map(|(peer, digest)| peer.pair.give_receipt(msgid, digest));
         Job {
             world,
             msgid,
-            owner,
-            peer,
-            keys,
-            owed,
-            streams: JoinSet::new(),
-            running: Vec::new(),
+            known: false,
+            owner: None,
+            peer: None,
+            keys: None,
+            owed: None,
+            streams: Streams::default(),
             told: Vec::new(),
-            events: unbounded_channel(),
             aborted: None,
             ask_at: Duration::ZERO,
             flowed: false,
             backoff: Backoff::default(),
             by_hand: false,
         }
+    }
+
+    /// Reads whose it is, and what opens it. What is lost is `None`; as long as
+    /// something cannot be read, nothing is decided.
+    fn know(&mut self) -> Result<(), Trouble> {
+        let world = &self.world;
+        let owner = Owner::read(&*world.fs, &Place::Jobs.dir(self.msgid))?;
+        let peer = owner.as_ref().and_then(|owner| world.peer(&owner.username));
+        let message = message(world, self.msgid)?;
+        let keys = match &owner {
+            Some(owner) => keys(world, self.msgid, owner, message.as_deref())?,
+            None => None,
+        };
+        let digest = message.as_deref().map(|message| Digest::of(message));
+        self.owed = peer.as_ref().zip(digest).map(|(peer, digest)| peer.pair.give_receipt(self.msgid, digest));
+        (self.owner, self.peer, self.keys, self.known) = (owner, peer, keys, true);
+        Ok(())
     }
 
     /// Works on it without streams: steps until the next move is somebody
@@ -124,11 +132,12 @@ impl<N: Net> Job<N> {
         // Each order is answered by a report, or the schedule would take it for unfinished.
         let mut ordered = true;
         loop {
-            match self.round(&mut steps).await {
-                Ok(Some(turn)) => return steps.report(Ok(turn)),
-                Err(trouble) => return steps.report(Err(trouble)),
-                Ok(None) if std::mem::take(&mut ordered) => tell(self.steps().report(Ok(Turn::Live))),
-                Ok(None) => {}
+            if let Some(turn) = self.round(&mut steps).await.transpose() {
+                self.streams.stop().await;
+                return steps.report(turn);
+            }
+            if std::mem::take(&mut ordered) {
+                tell(self.steps().report(Ok(Turn::Live)));
             }
             while !self.is_due() {
                 tokio::select! {
@@ -137,8 +146,8 @@ impl<N: Net> Job<N> {
                         break;
                     }
                     () = tokio::time::sleep(self.until_due()) => {}
-                    event = self.events.1.recv() => {
-                        let ends = matches!(event, Some(Event::Ended(_) | Event::Broken(_)));
+                    event = self.streams.next() => {
+                        let ends = matches!(event, Event::Ended(_) | Event::Broken(_));
                         self.hear(event).map(&tell);
                         if ends {
                             break;
@@ -177,21 +186,25 @@ impl<N: Net> Job<N> {
 
     /// Steps until something must be waited for: `None` while logs flow.
     async fn round(&mut self, steps: &mut Steps) -> Result<Option<Turn>, Trouble> {
+        if !self.known {
+            self.know()?;
+        }
         *steps = self.steps();
         while steps.another() {
-            let lock = match self.lock()? {
-                Some(lock) => lock,
-                None => return Ok(Some(Turn::Gone)),
-            };
+            // Held until its changes are made, but for the time of a question.
+            let mut lock = self.lock()?;
+            if lock.is_none() {
+                return Ok(Some(Turn::Gone));
+            }
             let (decided, flowing) = self.decide()?;
             if flowing {
                 if !self.by_hand {
                     self.start_streams()?;
                 }
             } else {
-                self.stop_streams();
+                self.streams.stop().await;
             }
-            let (came, brought) = match self.act(&decided, lock, steps).await {
+            let (came, brought) = match self.act(&decided, &mut lock, steps).await {
                 Ok(Some(came)) => came,
                 Ok(None) => return Ok(None),
                 // Logs flow whether or not one word came through.
@@ -225,7 +238,7 @@ impl<N: Net> Job<N> {
     }
 
     fn lock(&self) -> Result<Option<Lock>, Trouble> {
-        match self.world.fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(20)) {
+        match self.world.fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(100)) {
             Err(error) if error.is_absent() => Ok(None),
             Ok(None) => Err(Trouble::new("lock", "another process works on it")),
             other => Ok(other?),
@@ -257,12 +270,12 @@ impl<N: Net> Job<N> {
     /// Looks, and asks the tables; also says whether logs flow.
     fn decide(&mut self) -> Result<(Decided, bool), Trouble> {
         let (fs, ages) = (&*self.world.fs, self.world.settings.ages());
-        if !fs.exists(&Place::Jobs.dir(self.msgid)) {
+        if !fs.is_there(&Place::Jobs.dir(self.msgid))? {
             return Ok((Decided::Gone, false));
         }
         match &self.owner {
             Some(owner) if owner.role == Role::Sender => {
-                let receipt = self.receipt_is_valid(owner);
+                let receipt = self.receipt_is_valid(owner)?;
                 let mut seen = look::sender(fs, self.msgid, &ages, owner, self.keys.is_some(), receipt)?;
                 let now = self.world.clock.now();
                 if seen.phase() == SenderPhase::Ending {
@@ -286,28 +299,30 @@ impl<N: Net> Job<N> {
             }
             owner => {
                 let seen = look::recipient(fs, self.msgid, &ages, owner.as_ref(), self.keys.is_some())?;
-                let receipt = self.receipt().is_some();
+                let receipt = self.receipt()?.is_some();
                 let flowing = seen.phase() == RecipientPhase::Live;
                 Ok((Decided::Recipient(state::recipient(&seen, receipt), seen.over), flowing))
             }
         }
     }
 
-    fn receipt_is_valid(&self, owner: &Owner) -> bool {
-        let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt);
+    fn receipt_is_valid(&self, owner: &Owner) -> Result<bool, Trouble> {
+        let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt)?;
         let receipt: Option<Digest> = facts.and_then(|facts| facts.value("receipt"));
-        match (receipt, owner.digest, &self.peer) {
+        Ok(match (receipt, owner.digest, &self.peer) {
             (Some(receipt), Some(digest), Some(peer)) => peer.pair.is_receipt(receipt, self.msgid, digest),
+            // It was valid when it was put down. That its peer cannot be read at the moment ends no job.
+            (Some(_), _, None) => true,
             _ => false,
-        }
+        })
     }
 
     /// Does the step. `None`: it is not due, or nothing is to be done but wait.
-    /// The lock is held for what happens here, and let go before a word is waited for.
+    /// The lock is let go while a word is waited for, and taken again for what it changes.
     async fn act(
         &mut self,
         decided: &Decided,
-        lock: Lock,
+        lock: &mut Option<Lock>,
         steps: &mut Steps,
     ) -> Result<Option<(Came, Option<Outcome>)>, Trouble> {
         let fs = &*self.world.fs;
@@ -319,7 +334,7 @@ impl<N: Net> Job<N> {
                     steps.did("end");
                     return Ok(Some((Came::Worked, None)));
                 }
-                SenderStep::Finish => return Ok(Some((Came::Worked, Some(self.sender_outcome())))),
+                SenderStep::Finish => return Ok(Some((Came::Worked, Some(self.sender_outcome()?)))),
                 SenderStep::Tell | SenderStep::Cxl => Ask::Cxl,
                 SenderStep::Stream => Ask::Sta,
             },
@@ -333,14 +348,14 @@ impl<N: Net> Job<N> {
                     steps.did("clean");
                     return Ok(Some((Came::Worked, None)));
                 }
-                RecipientStep::Finish => return Ok(Some((Came::Worked, Some(self.recipient_outcome())))),
+                RecipientStep::Finish => return Ok(Some((Came::Worked, Some(self.recipient_outcome()?)))),
                 RecipientStep::Vouch => {
                     self.owed.ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
                     steps.did("receipt");
                     return Ok(Some((Came::Worked, None)));
                 }
                 RecipientStep::Rcp => {
-                    let receipt = self.receipt();
+                    let receipt = self.receipt()?;
                     Ask::Rcp(receipt.ok_or_else(|| Trouble::new("disk", "the receipt changed meanwhile"))?)
                 }
                 RecipientStep::Ask | RecipientStep::Stream | RecipientStep::Release => Ask::Sta,
@@ -361,13 +376,18 @@ impl<N: Net> Job<N> {
             self.ask_at = now + self.ask_every();
             return Ok(None);
         }
-        drop(lock);
+        *lock = None;
         let peer = self.peer.clone().ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
         let verb = ask.verb();
         let reply = comm::ask(&self.world, &peer, ask, self.msgid).await?;
         steps.heard();
         let came = comm::came(&reply);
         steps.did(&format!("{verb} {}", steps::word(came)));
+        *lock = self.lock()?;
+        if lock.is_none() {
+            // It was removed meanwhile: the next look finds nothing.
+            return Ok(Some((Came::Silence, None)));
+        }
         self.ask_at = now
             + if stream {
                 self.backoff.reset();
@@ -381,18 +401,14 @@ impl<N: Net> Job<N> {
             (Came::Gone, _) => Some(Outcome::Unknown),
             _ => None,
         };
-        let _lock = match fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(100)) {
-            Ok(None) => return Err(Trouble::new("lock", "another process works on it")),
-            other => other,
-        };
         Ok(Some((came, outcome)))
     }
 
     /// Notes, once in a while, that a job whose logs flow does not lie idle.
     fn live(&self) -> Result<(), Trouble> {
         let (fs, path) = (&*self.world.fs, Place::Jobs.file(self.msgid, "alive"));
-        let uptime = spool::clock::uptime(fs);
-        if log::hinted(fs, &path) + ALIVE_EVERY < uptime {
+        let uptime = spool::clock::uptime(fs)?;
+        if log::hinted(fs, &path)?.saturating_add(ALIVE_EVERY) < uptime {
             log::hint(fs, &path, uptime)?;
         }
         Ok(())
@@ -403,29 +419,31 @@ impl<N: Net> Job<N> {
     }
 
     /// Our receipt, if it lies here and is right as far as that can be known.
-    fn receipt(&self) -> Option<Digest> {
+    fn receipt(&self) -> Result<Option<Digest>, Trouble> {
         let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt)?;
-        facts.value("receipt").filter(|receipt| self.owed.is_none_or(|owed| owed == *receipt))
+        let receipt = facts.and_then(|facts| facts.value("receipt"));
+        Ok(receipt.filter(|receipt| self.owed.is_none_or(|owed| owed == *receipt)))
     }
 
     /// What is put down when nothing more will come from the recipient.
-    fn sender_outcome(&self) -> Outcome {
-        let fs = &*self.world.fs;
-        let dir = Place::Jobs.dir(self.msgid);
+    fn sender_outcome(&self) -> Result<Outcome, Trouble> {
         let boot_is_same = self.owner.as_ref().is_some_and(|owner| owner.boot == spool::clock::boot());
-        let sent = look::has(fs, &dir, Mark::Sent) || look::has(fs, &dir, Mark::Receipt) || !boot_is_same;
-        if sent { Outcome::Unknown } else { Outcome::NotStarted }
+        let sent = self.has(Mark::Sent)? || self.has(Mark::Receipt)? || !boot_is_same;
+        Ok(if sent { Outcome::Unknown } else { Outcome::NotStarted })
+    }
+
+    fn has(&self, mark: Mark) -> Result<bool, Trouble> {
+        Ok(self.world.fs.is_there(&Place::Jobs.file(self.msgid, mark.name()))?)
     }
 
     /// What is put down when a job that we run is over.
-    fn recipient_outcome(&self) -> Outcome {
-        let (fs, dir) = (&*self.world.fs, Place::Jobs.dir(self.msgid));
-        let exit = look::mark(fs, &dir, Mark::RunExit).and_then(|facts| facts.value("outcome"));
-        match exit {
+    fn recipient_outcome(&self) -> Result<Outcome, Trouble> {
+        let exit = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::RunExit)?;
+        Ok(match exit.and_then(|facts| facts.value("outcome")) {
             Some(outcome) => outcome,
-            None if look::has(fs, &dir, Mark::RunStarted) || look::has(fs, &dir, Mark::RunExit) => Outcome::Interrupted,
+            None if self.has(Mark::RunStarted)? || self.has(Mark::RunExit)? => Outcome::Interrupted,
             None => Outcome::NotStarted,
-        }
+        })
     }
 
     fn apply(&mut self, change: Change, outcome: &Option<Outcome>) -> Result<(), Trouble> {
@@ -439,7 +457,7 @@ impl<N: Net> Job<N> {
             Change::Put(Mark::Receipt) => {
                 Facts::new().with_some("receipt", self.owed).hint(fs, &file(Mark::Receipt.name()))?;
             }
-            Change::Put(mark) => Facts::new().with("at", spool::clock::uptime(fs)).hint(fs, &file(mark.name()))?,
+            Change::Put(mark) => Facts::new().with("at", spool::clock::uptime(fs)?).hint(fs, &file(mark.name()))?,
             Change::Lose(File::Key) => fs.remove(&file(ONETIME))?,
             Change::Lose(File::Sealed) => {
                 fs.remove(&file(SEALED))?;
@@ -504,18 +522,7 @@ impl<N: Net> Job<N> {
     /// Starts the streams that this side pulls, those that do not run yet.
     fn start_streams(&mut self) -> Result<(), Trouble> {
         let (Some(peer), Some(keys), Some(owner)) = (&self.peer, &self.keys, &self.owner) else { return Ok(()) };
-        let producer = owner.role.other();
-        for &chan in producer.produces() {
-            let broken = self.world.fs.exists(&format!("{}/broken", log_in(self.msgid, chan)));
-            if self.running.contains(&chan) || broken {
-                continue;
-            }
-            let pull = Pull::open(self.world.fs.clone(), keys.clone(), segment::Stream { chan, producer })?;
-            let stream = Stream::new(self.world.clone(), peer.clone(), pull, self.events.0.clone());
-            self.streams.spawn(stream.run());
-            self.running.push(chan);
-        }
-        Ok(())
+        self.streams.start(&self.world, peer, keys, owner.role.other())
     }
 
     /// Is there an output whose producer may not know that its END is held here?
@@ -524,18 +531,12 @@ impl<N: Net> Job<N> {
         Role::Recipient.produces().iter().any(|&chan| !self.told.contains(&chan) && !broken(chan))
     }
 
-    fn stop_streams(&mut self) {
-        self.streams.abort_all();
-        self.running.clear();
-    }
-
     /// Takes a stream's word; a report if a person might want to know.
-    fn hear(&mut self, event: Option<Event>) -> Option<Report> {
-        let (trouble, delay) = match event? {
+    fn hear(&mut self, event: Event) -> Option<Report> {
+        let (trouble, delay) = match event {
             Event::Trouble(_, trouble, delay) => (Some(trouble), Some(delay)),
             Event::Fine(_) => (None, None),
-            Event::Failed(chan, trouble) => {
-                self.running.retain(|running| *running != chan);
+            Event::Failed(_, trouble) => {
                 self.ask_at = self.world.clock.now() + Duration::from_secs(1);
                 (Some(trouble), Some(Duration::from_secs(1)))
             }
@@ -561,19 +562,31 @@ impl<N: Net> Job<N> {
 }
 
 /// The message that was delivered, if it opens.
-fn message<N: Net>(world: &World<N>, msgid: MsgId) -> Option<Zeroizing<Vec<u8>>> {
-    let sealed = world.fs.read(&Place::Jobs.file(msgid, MESSAGE), MESSAGE_MAX + 1024).ok()?;
-    world.spool_key.open(&rest_label(MESSAGE, msgid), &sealed).ok()
+fn message<N: Net>(world: &World<N>, msgid: MsgId) -> Result<Option<Zeroizing<Vec<u8>>>, Trouble> {
+    let sealed = world.fs.read_if_sound(&Place::Jobs.file(msgid, MESSAGE), MESSAGE_REST_MAX)?;
+    Ok(sealed.and_then(|sealed| world.spool_key.open(&rest_label(MESSAGE, msgid), &sealed).ok()))
 }
 
 /// The keys of a job, whichever side we are on; `None` if its secret does not open.
-fn keys<N: Net>(world: &World<N>, msgid: MsgId, owner: &Owner, message: Option<&Vec<u8>>) -> Option<JobKeys> {
+fn keys<N: Net>(
+    world: &World<N>,
+    msgid: MsgId,
+    owner: &Owner,
+    message: Option<&Vec<u8>>,
+) -> Result<Option<JobKeys>, Trouble> {
     match owner.role {
-        Role::Sender => look::sender_keys(&*world.fs, msgid, &world.spool_key, world.ours()),
-        Role::Recipient => {
-            let packet = tap1::read(&mut message?.as_slice()).ok()??;
-            let secret = Key(packet.payload.try_into().ok().filter(|_| packet.kind == Kind::Key)?);
-            Some(JobKeys { secret, sender: owner.username.clone(), recipient: world.ours().clone(), msgid })
-        }
+        Role::Sender => Ok(look::sender_keys(&*world.fs, msgid, &world.spool_key, world.ours())?),
+        Role::Recipient => Ok(message.and_then(|message| secret(message)).map(|secret| JobKeys {
+            secret,
+            sender: owner.username.clone(),
+            recipient: world.ours().clone(),
+            msgid,
+        })),
     }
+}
+
+/// The secret of a job, from its message.
+fn secret(mut message: &[u8]) -> Option<Key> {
+    let packet = tap1::read(&mut message).ok()??;
+    Some(Key(packet.payload.try_into().ok().filter(|_| packet.kind == Kind::Key)?))
 }

@@ -19,7 +19,15 @@ pub mod pull;
 pub mod state;
 pub mod steps;
 pub mod stream;
+pub mod streams;
 pub mod worker;
+
+#[cfg(test)]
+mod jobs_test;
+#[cfg(test)]
+mod rig_test;
+#[cfg(test)]
+mod stream_test;
 
 use crate::net::Net;
 use crate::peers::{Known, Peers};
@@ -67,6 +75,8 @@ pub struct World<N: Net> {
 #[derive(Default)]
 struct Voice {
     last: Option<Duration>,
+    /// It could not be reached since then.
+    missed: bool,
     next: Arc<Notify>,
 }
 
@@ -124,19 +134,28 @@ impl<N: Net> World<N> {
         self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&msgid);
     }
 
-    /// An authentic word of this peer came: whoever waits for it need wait no longer.
+    /// This peer spoke to us: whoever waits for it need wait no longer.
     pub fn hear(&self, username: &Username) {
+        self.miss(username);
+        self.reach(username);
+    }
+
+    /// An authentic word of this peer came, or bytes that verify. If it had been
+    /// out of reach, whoever waits for it need wait no longer; a peer that was
+    /// never away has not become more willing by speaking once more.
+    pub fn reach(&self, username: &Username) {
         let now = self.clock.now();
         self.voice(username, |voice| {
             voice.last = Some(now);
-            voice.next.notify_waiters();
+            if std::mem::take(&mut voice.missed) {
+                voice.next.notify_waiters();
+            }
         });
     }
 
-    /// Bytes of this peer came that verify.
-    pub fn progress(&self, username: &Username) {
-        let now = self.clock.now();
-        self.voice(username, |voice| voice.last = Some(now));
+    /// This peer could not be reached.
+    pub fn miss(&self, username: &Username) {
+        self.voice(username, |voice| voice.missed = true);
     }
 
     /// Becomes ready when this peer is heard.

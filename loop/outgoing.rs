@@ -9,7 +9,7 @@ use crate::state::{self, Came, Change, File, QueueStep};
 use crate::steps::{self, Steps};
 use spool::facts::Facts;
 use spool::layout::{MESSAGE, ONETIME_PEM, Owner, Place, SEALED, rest_label};
-use spool::look::{self, CERT_MAX, MESSAGE_MAX};
+use spool::look::{self, CERT_MAX, MESSAGE_REST_MAX};
 use spool::name::{Digest, MsgId};
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -46,8 +46,8 @@ async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Resul
     };
     let waits = fs.is_locked(&Place::Jobs.file(msgid, spool::layout::PLUMB))?;
     steps.bound(if waits { Ceiling::Foreground } else { Ceiling::Background });
-    let peer = Owner::read(fs, &dir).or_else(|| Owner::read(fs, &Place::Jobs.dir(msgid)));
-    let peer = peer.and_then(|owner| world.peer(&owner.username));
+    let owner = Owner::read(fs, &dir)?.or(Owner::read(fs, &Place::Jobs.dir(msgid))?);
+    let peer = owner.and_then(|owner| world.peer(&owner.username));
     steps.peer(peer.as_ref().map(|peer| peer.name.to_string()));
     while steps.another() {
         let seen = look(world, msgid, peer.as_deref())?;
@@ -108,7 +108,7 @@ async fn act<N: Net>(
         }
         QueueStep::Accept => {
             steps.did("receipt");
-            brought.receipt = mark_receipt(world, msgid);
+            brought.receipt = mark_receipt(world, msgid)?;
             return Ok(Came::Worked);
         }
         QueueStep::Seal => {
@@ -118,7 +118,7 @@ async fn act<N: Net>(
         QueueStep::Msg => Ask::Msg,
         QueueStep::Ack => Ask::Ack,
         QueueStep::Snd => {
-            let said = look::mark(fs, &Place::Queue.dir(msgid), Mark::SendOk).and_then(|facts| look::sealed(&facts));
+            let said = look::mark(fs, &Place::Queue.dir(msgid), Mark::SendOk)?.and_then(|facts| look::sealed(&facts));
             Ask::Snd(said.ok_or_else(|| Trouble::new("disk", "send.ok changed meanwhile"))?)
         }
     };
@@ -139,8 +139,9 @@ async fn act<N: Net>(
     Ok(came)
 }
 
-fn mark_receipt<N: Net>(world: &World<N>, msgid: MsgId) -> Option<Digest> {
-    look::mark(&*world.fs, &Place::Queue.dir(msgid), Mark::AckReq)?.value("receipt")
+fn mark_receipt<N: Net>(world: &World<N>, msgid: MsgId) -> spool::fs::Result<Option<Digest>> {
+    let facts = look::mark(&*world.fs, &Place::Queue.dir(msgid), Mark::AckReq)?;
+    Ok(facts.and_then(|facts| facts.value("receipt")))
 }
 
 fn seal<N: Net>(
@@ -151,7 +152,7 @@ fn seal<N: Net>(
 ) -> Result<Came, Trouble> {
     let peer = peer.ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
     let onetime = world.fs.read(&Place::Queue.file(msgid, ONETIME_PEM), CERT_MAX)?;
-    let stored = world.fs.read(&Place::Queue.file(msgid, MESSAGE), MESSAGE_MAX + 1024)?;
+    let stored = world.fs.read(&Place::Queue.file(msgid, MESSAGE), MESSAGE_REST_MAX)?;
     let message = world.spool_key.open(&rest_label(MESSAGE, msgid), &stored);
     let message = message.map_err(|error| Trouble::new("disk", format!("message {error}")))?;
     match crypto::seal(&world.identity, peer, msgid, &onetime, &message) {

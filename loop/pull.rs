@@ -9,7 +9,7 @@ use spool::fs::{Fs, Result};
 use spool::layout::{log_in, make_dirs};
 use spool::log::{self, Copy, CopyError, WINDOW};
 use spool::name::{Chan, MsgId};
-use spool::segment::{End, JobKeys, Stream};
+use spool::segment::{BadSegment, End, JobKeys, Stream};
 use std::sync::Arc;
 
 /// The copy of one channel's log, with how much of it is durable.
@@ -21,6 +21,8 @@ pub struct Pull {
     copy: Copy,
     synced: u64,
     read: u64,
+    /// How far the last GET asked for, in its segment's file.
+    until: u64,
     /// Segments that may have bytes which are not yet durable, oldest first.
     unsynced: Vec<u64>,
     /// The segment whose name is durable.
@@ -53,8 +55,8 @@ impl Pull {
         make_dirs(&*fs, &dir)?;
         let copy = Copy::open(fs.clone(), &dir, keys.clone(), stream)?;
         let unsynced = log::segments(&*fs, &dir)?;
-        let read = log::hinted(&*fs, &format!("{dir}/read"));
-        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, unsynced, named: None })
+        let read = log::hinted(&*fs, &format!("{dir}/read"))?;
+        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, until: 0, unsynced, named: None })
     }
 
     /// The channel.
@@ -72,20 +74,29 @@ impl Pull {
         if self.copy.end().is_some() {
             return Want::End;
         }
-        self.read = self.read.max(log::hinted(&*self.fs, &format!("{}/read", self.dir)));
-        let allowance = (self.read + WINDOW).saturating_sub(self.copy.offset());
+        // A hint that cannot be read is none: the reader is at least where it was.
+        let hint = log::hinted(&*self.fs, &format!("{}/read", self.dir)).unwrap_or(0);
+        self.read = self.read.max(hint);
+        let allowance = self.read.saturating_add(WINDOW).saturating_sub(self.copy.offset());
         if allowance == 0 {
             return Want::Full;
         }
         let (n, from) = self.copy.wanted();
-        Want::Get { n, from, until: from + allowance }
+        self.until = from.saturating_add(allowance);
+        Want::Get { n, from, until: self.until }
     }
 
     /// Takes over bytes that came; says how many became readable. Bytes that do
-    /// not verify are dropped: pull again.
+    /// not verify are dropped: pull again. So is what nobody asked for: were it
+    /// kept, the peer would decide how much of our disk it fills.
     pub fn feed(&mut self, bytes: &[u8]) -> std::result::Result<usize, CopyError> {
         let before = self.copy.segment();
-        let fed = self.copy.feed(bytes);
+        let room = self.until.saturating_sub(self.copy.wanted().1);
+        let (bytes, beyond) = bytes.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));
+        let fed = match self.copy.feed(bytes) {
+            Ok(_) if !beyond.is_empty() => Err(BadSegment("more bytes than were asked for").into()),
+            fed => fed,
+        };
         match &fed {
             Ok(_) => {
                 if self.copy.segment() != before {

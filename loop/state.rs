@@ -1,8 +1,8 @@
 //! The protocol as tables: phase → step, and (step, what came of it) → changes.
 //!
-//! Pure and total, without a clock. `step.rs` looks, asks here, does the step,
-//! and carries out the changes in their order; a crash between any two leaves a
-//! state that has a phase again. The state-space searches walk these very
+//! Pure and total, without a clock. `outgoing.rs`, `incoming.rs` and `jobs.rs`
+//! look, ask here, do the step, and carry out the changes in their order; a
+//! crash between any two leaves a state that has a phase again. The state-space searches walk these very
 //! tables (doc/PROTOCOL.md#states).
 
 use spool::phase::{Mark, QueuePhase, QueueSeen, RecipientPhase, RecipientSeen, RqueuePhase, RqueueSeen};

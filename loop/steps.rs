@@ -86,7 +86,7 @@ impl Steps {
 /// receipt that could not be believed is replaced.
 pub fn put_in_job(fs: &dyn Fs, msgid: MsgId, mark: Mark, facts: Facts) -> Result<()> {
     let path = Place::Jobs.file(msgid, mark.name());
-    let facts = facts.with("at", clock::uptime(fs));
+    let facts = facts.with("at", clock::uptime(fs)?);
     match mark {
         Mark::Receipt => {
             fs.remove(&path)?;
@@ -97,7 +97,7 @@ pub fn put_in_job(fs: &dyn Fs, msgid: MsgId, mark: Mark, facts: Facts) -> Result
             other => other?,
         },
         // Once is enough: a rewritten `cancel` would be young for ever.
-        Mark::Sent | Mark::Cancel if fs.exists(&path) => return Ok(()),
+        Mark::Sent | Mark::Cancel if fs.is_there(&path)? => return Ok(()),
         _ => facts.hint(fs, &path)?,
     }
     if mark != Mark::Sent {

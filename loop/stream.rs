@@ -43,6 +43,12 @@ const WAIT: Duration = Duration::from_secs(2);
 /// How long to wait before looking again whether the reader took something.
 const FULL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
 
+/// So many answers in a row may bring nothing before the next GET waits; a
+/// segment that was cut to nothing, and the one after it, are no more than two.
+const FRUITLESS_MAX: u32 = 2;
+/// How long it waits then.
+const FRUITLESS_APART: Duration = Duration::from_millis(100);
+
 type Asked = Pin<Box<dyn Future<Output = Result<Answer, NetError>> + Send>>;
 type Paused = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -73,6 +79,10 @@ pub struct Stream<N: Net> {
     events: UnboundedSender<Event>,
     backoff: Backoff,
     troubled: bool,
+    /// Answers in a row that brought nothing, and came sooner than that takes.
+    fruitless: u32,
+    /// When the last GET was asked.
+    asked: Duration,
     full: Duration,
     /// The highest `got` that the producer was told.
     told: u64,
@@ -84,7 +94,9 @@ impl<N: Net> Stream<N> {
     /// A stream that `run` drives.
     pub fn new(world: Arc<World<N>>, peer: Arc<Known>, pull: Pull, events: UnboundedSender<Event>) -> Stream<N> {
         let (backoff, full) = (Backoff::default(), FULL[0]);
-        Stream { world, peer, pull, events, backoff, troubled: false, full, told: 0, syncing: None, telling: None }
+        let (fruitless, asked, told, troubled) = (0, Duration::ZERO, 0, false);
+        let (syncing, telling) = (None, None);
+        Stream { world, peer, pull, events, backoff, troubled, fruitless, asked, full, told, syncing, telling }
     }
 
     /// Pulls until END is held and told, or the channel is broken, or our own
@@ -127,7 +139,8 @@ impl<N: Net> Stream<N> {
                 next = advance(&mut under) => {
                     under = match next {
                         Next::Bytes(Ok(Some(bytes))) => self.feed(under, &bytes)?,
-                        Next::Bytes(Ok(None)) | Next::Again => self.next_get(),
+                        Next::Again => self.next_get(),
+                        Next::Bytes(Ok(None)) => self.again(),
                         Next::Bytes(Err(error)) | Next::Answer(Err(error)) => self.pause(error.into()),
                         Next::Answer(Ok(answer)) => self.answered(answer).await?,
                     };
@@ -147,6 +160,7 @@ impl<N: Net> Stream<N> {
             }
             Want::Get { n, from, until } => {
                 self.full = FULL[0];
+                self.asked = self.world.clock.now();
                 let got = self.pull.got();
                 self.told = self.told.max(got);
                 let what = What::Seg { msgid: self.pull.msgid(), chan: self.pull.chan(), n, got };
@@ -158,33 +172,46 @@ impl<N: Net> Stream<N> {
         }
     }
 
+    /// The next GET after an answer without trouble: at once, or the peer would
+    /// have us ask in a circle, a while after some that brought nothing.
+    fn again(&mut self) -> Under {
+        self.fruitless = self.fruitless.saturating_add(1);
+        match self.fruitless {
+            0..=FRUITLESS_MAX => self.next_get(),
+            _ => self.rest(FRUITLESS_APART),
+        }
+    }
+
     /// Takes the head of an answer.
     async fn answered(&mut self, answer: Answer) -> Result<Under, Trouble> {
         match (answer.status, answer.total) {
             (200 | 206, _) => return Ok(Under::Body(answer.body)),
             (204, _) => {
-                self.fine();
+                self.calm();
                 self.pull.doubt();
-                return Ok(self.next_get());
+                if self.world.clock.now() >= self.asked + WAIT / 2 {
+                    self.fruitless = 0;
+                }
+                return Ok(self.again());
             }
             (416, Some(total)) => {
                 let before = self.pull.want();
                 self.pull.close(total);
                 if self.pull.want() != before {
-                    return Ok(self.next_get());
+                    return Ok(self.again());
                 }
             }
             _ => {}
         }
         if self.pull.doubt() {
-            return Ok(self.next_get());
+            return Ok(self.again());
         }
         self.ask(answer.status).await
     }
 
     /// A bare status proves nothing: asks for an authentic word.
     async fn ask(&mut self, status: u16) -> Result<Under, Trouble> {
-        let reply = match comm::ask(&self.world, &self.peer, Ask::Sta, self.pull.msgid()).await {
+        let reply = match comm::inquire(&self.world, &self.peer, Ask::Sta, self.pull.msgid()).await {
             Ok(reply) => reply,
             Err(trouble) => return Ok(self.pause(trouble)),
         };
@@ -205,6 +232,7 @@ impl<N: Net> Stream<N> {
         match self.pull.feed(bytes) {
             Ok(fresh) => {
                 if fresh > 0 {
+                    self.fruitless = 0;
                     self.fine();
                 }
                 Ok(under)
@@ -214,17 +242,25 @@ impl<N: Net> Stream<N> {
         }
     }
 
-    /// It goes on: the next trouble is a first one.
+    /// Bytes came that verify.
     fn fine(&mut self) {
+        self.world.reach(&self.peer.remote.username);
+        self.calm();
+    }
+
+    /// It goes on: the next trouble is a first one.
+    fn calm(&mut self) {
         self.backoff.reset();
-        self.world.progress(&self.peer.remote.username);
         if std::mem::take(&mut self.troubled) {
             let _ = self.events.send(Event::Fine(self.pull.chan()));
         }
     }
 
-    /// Waits before the next try, less if the peer is heard meanwhile.
+    /// Waits before the next try, less if the peer comes into reach meanwhile.
     fn pause(&mut self, trouble: Trouble) -> Under {
+        if trouble.cause == "unreachable" {
+            self.world.miss(&self.peer.remote.username);
+        }
         let ceiling = if trouble.cause == "over" { Ceiling::Foreground } else { self.world.ceiling(&self.peer) };
         let delay = self.backoff.delay(ceiling, &*self.world.rng);
         self.troubled = true;

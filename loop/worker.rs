@@ -8,6 +8,7 @@ use crate::World;
 use crate::comm;
 use crate::jobs::Job;
 use crate::net::Http;
+use crate::steps::Steps;
 use crate::{incoming, outgoing, peers};
 use keygen::{Identity, stock};
 use spool::clock::System;
@@ -18,6 +19,7 @@ use spool::name::MsgId;
 use spool::report::{Order, Report};
 use spool::url::Ask;
 use std::collections::HashMap;
+use std::future::Future;
 use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +46,7 @@ pub enum Error {
 
 /// The world of a home, as it really is.
 pub fn world(home: &Home) -> Result<Arc<World<Http>>, Error> {
+    spool::limit::raise_descriptors();
     home.check()?;
     let (disk, identity) = (home.open_spool()?, Identity::load(home)?);
     let peers = peers::load(home, &identity);
@@ -165,15 +168,18 @@ impl Worker {
         self.works.insert((place, msgid), Work { wake: wake.clone(), again: false });
         let (world, reports) = (self.world.clone(), self.reports.clone());
         tokio::spawn(async move {
-            let report = match place {
-                Place::Queue => outgoing::work(&world, msgid).await,
-                Place::Rqueue => incoming::work(&world, msgid).await,
-                Place::Jobs => {
-                    let tell = |report| drop(reports.send((report, false)));
-                    Job::new(world, msgid).attend(&wake, tell).await
+            let tell = reports.clone();
+            let work = async move {
+                match place {
+                    Place::Queue => outgoing::work(&world, msgid).await,
+                    Place::Rqueue => incoming::work(&world, msgid).await,
+                    Place::Jobs => {
+                        let tell = |report| drop(tell.send((report, false)));
+                        Job::new(world, msgid).attend(&wake, tell).await
+                    }
                 }
             };
-            let _ = reports.send((report, true));
+            let _ = reports.send((watched(place, msgid, work).await, true));
         });
     }
 
@@ -229,6 +235,15 @@ impl Worker {
     }
 }
 
+/// The report of a piece of work; that it panicked, if it did. Without one its
+/// orders would only ever wake what is dead.
+async fn watched(place: Place, msgid: MsgId, work: impl Future<Output = Report> + Send + 'static) -> Report {
+    tokio::spawn(work).await.unwrap_or_else(|died| {
+        tracing::error!("{} {msgid}: {died}", place.word());
+        Steps::new(place, msgid).report(Err(comm::Trouble::new("later", died)))
+    })
+}
+
 /// Was this woken while nobody waited?
 fn is_notified(wake: &Notify) -> bool {
     let mut notified = std::pin::pin!(wake.notified());
@@ -246,4 +261,19 @@ pub fn test(home: &Home, name: &spool::name::PeerName) -> Result<Result<f64, com
         comm::ask(&world, &peer, Ask::Hlo, MsgId::NONE).await?;
         Ok(started.elapsed().as_secs_f64() * 1000.0)
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spool::report::Turn;
+
+    /// A task that panicked kept its place: later orders only woke it, for ever.
+    #[tokio::test]
+    async fn work_that_panics_is_reported_and_left() {
+        let msgid = MsgId([1; 20]);
+        let report = watched(Place::Rqueue, msgid, async { panic!("a bug") }).await;
+        assert_eq!((report.turn, report.about()), (Turn::Later, Some((Place::Rqueue, msgid))));
+        assert!(report.error.unwrap().contains("a bug"));
+    }
 }

@@ -46,7 +46,7 @@ fn cancel(view: &View, found: &Found, reason: Option<&str>) -> anyhow::Result<St
     let (fs, msgid) = (&*view.fs, found.msgid);
     let dir = Place::Jobs.dir(msgid);
     if found.is_in(Place::Jobs) {
-        let owner = Owner::read(fs, &dir);
+        let owner = Owner::read(fs, &dir).ok().flatten();
         let sender = owner.is_some_and(|owner| owner.role == Role::Sender);
         if has(fs, &dir, if sender { Mark::Done } else { Mark::Over }) {
             let outcome = outcome(fs, &dir).unwrap_or_else(|| "its outcome cannot be read".into());
@@ -88,7 +88,7 @@ fn of_ours(view: &View, msgid: MsgId) -> &'static str {
     let (fs, dir) = (&*view.fs, Place::Jobs.dir(msgid));
     let receipt = has(fs, &dir, Mark::Receipt);
     // The mark `sent` is a hint: after another boot it may be lost.
-    let earlier = Owner::read(fs, &dir).is_none_or(|owner| owner.boot != spool::clock::boot());
+    let earlier = Owner::read(fs, &dir).ok().flatten().is_none_or(|owner| owner.boot != spool::clock::boot());
     match (receipt, has(fs, &dir, Mark::Sent) || earlier) {
         (true, _) => "the recipient is told to end it, again and again until it says what it had done",
         (false, true) => "it may have been sent: the recipient is asked until it says whether it had started",
@@ -122,7 +122,7 @@ mod tests {
         assert!(cancel(&hand.view, &found, None).unwrap().starts_with("would be cancelled; nothing of it was sent"));
         assert!(!has(&*hand.view.fs, &Place::Jobs.dir(msgid), Mark::Cancel), "a dry run changes nothing");
         assert!(cancel(&hand.view, &found, Some("enough")).unwrap().contains("not started"));
-        let facts = spool::look::mark(&*hand.view.fs, &Place::Jobs.dir(msgid), Mark::Cancel).unwrap();
+        let facts = spool::look::mark(&*hand.view.fs, &Place::Jobs.dir(msgid), Mark::Cancel).unwrap().unwrap();
         assert_eq!((facts.text("reason"), facts.value("at")), (Some("enough"), Some(1000)));
         assert!(cancel(&hand.view, &found, Some("again")).unwrap().contains("already"));
         hand.mark(Place::Jobs, msgid, Mark::Sent);

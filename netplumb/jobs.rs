@@ -163,7 +163,7 @@ fn direction(row: &Row) -> &'static str {
 
 fn see(view: &View, msgid: MsgId) -> Option<Row> {
     let (fs, dir) = (&*view.fs, Place::Jobs.dir(msgid));
-    let owner = Owner::read(fs, &dir);
+    let owner = Owner::read(fs, &dir).ok().flatten();
     if owner.is_none() && !fs.exists(&dir) {
         return None;
     }
@@ -191,7 +191,9 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
 /// How the job ended, as far as a mark says so.
 pub fn outcome(fs: &dyn Fs, dir: &str) -> Option<String> {
     let marks = [Mark::Over, Mark::Done, Mark::RunExit].into_iter();
-    marks.filter_map(|mark| look::mark(fs, dir, mark)).find_map(|facts| Some(facts.text("outcome")?.to_string()))
+    marks
+        .filter_map(|mark| look::mark(fs, dir, mark).ok().flatten())
+        .find_map(|facts| Some(facts.text("outcome")?.to_string()))
 }
 
 /// The word for where a job stands (doc/SPOOL.md#jobs). Without keys: what lies

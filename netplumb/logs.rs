@@ -57,7 +57,7 @@ fn see(fs: &dyn Fs, msgid: MsgId, side: &'static str, chan: Chan) -> Seen {
     };
     let mut seen = Seen { side, chan: chan.0, broken: fs.exists(&format!("{dir}/broken")), ..Seen::default() };
     let path = format!("{dir}/{hint}");
-    seen.hint = fs.exists(&path).then(|| spool::log::hinted(fs, &path));
+    seen.hint = fs.exists(&path).then(|| spool::log::hinted(fs, &path).ok()).flatten();
     let numbers = segments(fs, &dir).unwrap_or_default();
     seen.segments = numbers.first().copied().zip(numbers.last().copied());
     seen.bytes = numbers.iter().filter_map(|n| fs.size(&format!("{dir}/{n}")).ok().flatten()).sum();

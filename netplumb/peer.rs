@@ -228,7 +228,7 @@ fn remove(home: &Home, name: &PeerName, dry_run: bool) -> anyhow::Result<()> {
 fn in_spool(home: &Home, username: &Username) -> usize {
     let Ok(disk) = Disk::open(&home.spool) else { return 0 };
     let ids = |place: Place| place.ids(&disk).unwrap_or_default().into_iter().map(move |msgid| place.dir(msgid));
-    let owned = |dir: &String| Owner::read(&disk, dir).is_some_and(|owner| owner.username == *username);
+    let owned = |dir: &String| Owner::read(&disk, dir).ok().flatten().is_some_and(|owner| owner.username == *username);
     Place::ALL.into_iter().flat_map(ids).filter(owned).count()
 }
 

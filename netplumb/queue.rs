@@ -137,7 +137,7 @@ fn direction(place: Place) -> &'static str {
 /// Looks at one message; `None` if it is another peer's, or gone.
 fn see(view: &View, place: Place, msgid: MsgId, peer: Option<&Username>) -> Option<Row> {
     let (fs, dir) = (&*view.fs, place.dir(msgid));
-    let owner = Owner::read(fs, &dir);
+    let owner = Owner::read(fs, &dir).ok().flatten();
     if peer.is_some() && owner.as_ref().map(|owner| &owner.username) != peer {
         return None;
     }

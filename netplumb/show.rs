@@ -108,7 +108,8 @@ struct Lying {
 
 fn see(view: &View, found: &Found) -> Shown {
     let (fs, msgid) = (&*view.fs, found.msgid);
-    let owner = [Place::Jobs, Place::Queue, Place::Rqueue].iter().find_map(|place| Owner::read(fs, &place.dir(msgid)));
+    let owner =
+        [Place::Jobs, Place::Queue, Place::Rqueue].iter().find_map(|place| Owner::read(fs, &place.dir(msgid)).ok()?);
     let (start, sealed) = match asked(view, found) {
         Ok(start) => (Some(start.into()), None),
         Err(error) => (None, Some(error.to_string())),
@@ -205,7 +206,7 @@ fn lying(fs: &dyn Fs, dir: &str, entry: &Entry, beliefs: &[(Mark, Belief)]) -> V
     }
     let path = format!("{dir}/{}", entry.name);
     let told = mark.is_some() || name == PEER;
-    let facts = Facts::read(fs, &path).filter(|_| told).unwrap_or_default();
+    let facts = Facts::read(fs, &path).ok().flatten().filter(|_| told).unwrap_or_default();
     let facts = facts.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let belief = beliefs.iter().find(|(of, _)| Some(*of) == mark).and_then(|(_, belief)| match belief {
         Belief::Absent => None,

@@ -72,7 +72,7 @@ impl View {
             };
         }
         let fs = Arc::new(Disk::open(&home.spool)?);
-        let (uptime, names) = (clock::uptime(&*fs), names(&home.config.join("peers")));
+        let (uptime, names) = (clock::uptime(&*fs)?, names(&home.config.join("peers")));
         Ok(Some(View { home, fs, uptime, names }))
     }
 
@@ -184,9 +184,9 @@ impl View {
     pub fn job_keys(&self, msgid: MsgId) -> anyhow::Result<JobKeys> {
         let (spool_key, ours) = (self.spool_key()?, self.home.username()?);
         let dir = Place::Jobs.dir(msgid);
-        let owner = Owner::read(&*self.fs, &dir).ok_or_else(|| anyhow::anyhow!("{dir}/peer cannot be read"))?;
+        let owner = Owner::read(&*self.fs, &dir)?.ok_or_else(|| anyhow::anyhow!("{dir}/peer cannot be read"))?;
         match owner.role {
-            Role::Sender => spool::look::sender_keys(&*self.fs, msgid, &spool_key, &ours)
+            Role::Sender => spool::look::sender_keys(&*self.fs, msgid, &spool_key, &ours)?
                 .ok_or_else(|| anyhow::anyhow!("{dir}/key does not open")),
             Role::Recipient => {
                 let (secret, _) = job::message::open(&*self.fs, Place::Jobs, msgid, &spool_key)?;

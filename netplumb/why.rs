@@ -62,7 +62,7 @@ pub struct Why {
 impl Why {
     /// Reads the file in a directory; `None` if it is not there, or says nothing.
     pub fn read(fs: &dyn Fs, dir: &str) -> Option<Why> {
-        let facts = Facts::read(fs, &format!("{dir}/{WHY}"))?;
+        let facts = Facts::read(fs, &format!("{dir}/{WHY}")).ok()??;
         let text = |name| facts.text(name).filter(|text| !text.is_empty()).map(str::to_string);
         let why = Why {
             cause: text("cause"),
@@ -169,7 +169,7 @@ fn tell(view: &View, found: &Found, json: bool, now: u64, out: &mut dyn Write) -
     let daemon = view.has_daemon();
     for place in found.places() {
         let dir = place.dir(found.msgid);
-        let owner = Owner::read(&*view.fs, &dir);
+        let owner = Owner::read(&*view.fs, &dir).ok().flatten();
         let why = Why::read(&*view.fs, &dir);
         let known = why.as_ref().and_then(|why| explain(why.cause.as_deref()?));
         let over = place == Place::Jobs && is_over(view, &dir, owner.as_ref());

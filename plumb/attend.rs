@@ -155,8 +155,9 @@ impl<'a> Attendant<'a> {
             return;
         }
         let outcome = |facts: Facts| facts.value("outcome").unwrap_or(Outcome::Unknown);
-        let over = || self.mark(Mark::Over).map(outcome);
-        self.done = self.mark(Mark::Done).map(outcome).or_else(|| match over()? {
+        // What cannot be read is looked for again.
+        let (Ok(done), Ok(over)) = (self.mark(Mark::Done), self.mark(Mark::Over)) else { return };
+        self.done = done.map(outcome).or_else(|| match outcome(over?) {
             // Whoever put it down did not know the job for ours, and asked nobody what became of it.
             Outcome::NotStarted if self.has(Mark::Sent) => Some(Outcome::Unknown),
             outcome => Some(outcome),
@@ -274,7 +275,7 @@ impl<'a> Attendant<'a> {
         }
     }
 
-    fn mark(&self, mark: Mark) -> Option<Facts> {
+    fn mark(&self, mark: Mark) -> Result<Option<Facts>, Error> {
         Facts::read(&*self.job.fs, &self.job.file(mark.name()))
     }
 
@@ -301,7 +302,7 @@ impl<'a> Attendant<'a> {
             }
         } else if gone() {
             // Our own loop removes it as well, and then says why.
-            match self.mark(Mark::Cancel).map(|facts| facts.text("reason").map(str::to_string)) {
+            match self.mark(Mark::Cancel).ok().flatten().map(|facts| facts.text("reason").map(str::to_string)) {
                 Some(Some(reason)) => self.screen.note(format_args!("the job is cancelled: {reason}")),
                 Some(None) => self.screen.note("the job is cancelled"),
                 None => self.screen.note("the message is gone from the queue"),
@@ -352,7 +353,7 @@ impl<'a> Attendant<'a> {
             return;
         }
         let fs: &dyn Fs = &*self.job.fs;
-        let facts = Facts::new().with("outcome", outcome).with("at", spool::clock::uptime(fs));
+        let facts = Facts::new().with("outcome", outcome).with_some("at", spool::clock::uptime(fs).ok());
         let _ = facts.hint(fs, &self.job.file(Mark::Done.name()));
         layout::touch(fs, Place::Jobs, self.job.msgid());
     }

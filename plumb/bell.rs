@@ -59,7 +59,9 @@ impl LastWord {
 
 impl Drop for LastWord {
     fn drop(&mut self) {
-        self.event.take().map(|event| self.bell.ring(event));
+        if let Some(event) = self.event.take() {
+            self.bell.ring(event);
+        }
     }
 }
 

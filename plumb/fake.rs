@@ -185,7 +185,8 @@ pub struct Peer {
 impl Peer {
     fn new(here: &Here, msgid: MsgId) -> Peer {
         let spool_key: SpoolKey = here.home.spool_key().unwrap();
-        let keys = spool::look::sender_keys(&*here.fs, msgid, &spool_key, &here.home.username().unwrap()).unwrap();
+        let keys =
+            spool::look::sender_keys(&*here.fs, msgid, &spool_key, &here.home.username().unwrap()).unwrap().unwrap();
         let (_, start) = message::open(&*here.fs, Place::Queue, msgid, &spool_key).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let there = Arc::new(Disk::open(directory.path()).unwrap());
@@ -202,7 +203,7 @@ impl Peer {
 
     /// The facts of a mark of the job.
     pub fn mark(&self, name: &str) -> Option<Facts> {
-        Facts::read(&*self.here, &self.file(name))
+        Facts::read(&*self.here, &self.file(name)).unwrap()
     }
 
     fn touch(&self) {

@@ -74,10 +74,10 @@ impl<'a> Progress<'a> {
     fn line(&mut self, now: Instant, why: Option<Why>) -> String {
         let (dir, _) = self.job.outgoing(Chan::STDIN);
         let handed = offset(&*self.job.fs, &dir).unwrap_or(0);
-        let safe = hinted(&*self.job.fs, &format!("{dir}/got")).min(handed);
+        let safe = hinted(&*self.job.fs, &format!("{dir}/got")).unwrap_or(0).min(handed);
         let (out, _) = self.job.incoming(Chan::STDOUT);
-        let came = hinted(&*self.job.fs, &format!("{out}/read"));
-        let rate = self.rate.at(now, safe + came);
+        let came = hinted(&*self.job.fs, &format!("{out}/read")).unwrap_or(0);
+        let rate = self.rate.at(now, safe.saturating_add(came));
         if let Some(why) = why {
             let text = why.text(self.peer, wall_clock());
             return if handed > safe { format!("{text}; {} wait here", HumanBytes(handed - safe)) } else { text };
@@ -106,7 +106,7 @@ fn offset(fs: &dyn Fs, dir: &str) -> Option<u64> {
     let mut bytes = [0; HEADER];
     let filled = file.read_at(&mut bytes, 0).ok()?;
     let header = spool::segment::Header::parse(&bytes[..filled]).ok()?;
-    Some(header.base + file.size().ok()?.saturating_sub(HEADER as u64))
+    header.base.checked_add(file.size().ok()?.saturating_sub(HEADER as u64))
 }
 
 /// A rate in bytes a second, smoothed over some seconds.

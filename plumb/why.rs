@@ -33,7 +33,7 @@ impl Why {
         if !live && fs.exists(&format!("hold/{msgid}")) {
             return Some(Why::because("hold"));
         }
-        let read = |place: Place| Facts::read(fs, &place.file(msgid, WHY)).as_ref().map(Why::of_facts);
+        let read = |place: Place| Facts::read(fs, &place.file(msgid, WHY)).ok().flatten().as_ref().map(Why::of_facts);
         match live {
             true => read(Place::Jobs).filter(|why| !why.error.is_empty()),
             false => Some(read(Place::Queue).or_else(|| read(Place::Jobs)).unwrap_or(Why::because(""))),

@@ -120,7 +120,7 @@ impl Durable {
         let (job, _) = self.dir.rsplit_once("/out/").unwrap_or_default();
         let path = format!("{job}/{}", Mark::Cancel.name());
         if !fs.exists(&path) {
-            let facts = Facts::new().with("reason", "a sync of its log has failed").with("at", uptime(fs));
+            let facts = Facts::new().with("reason", "a sync of its log has failed").with("at", uptime(fs)?);
             facts.hint(fs, &path)?;
         }
         fs.touch(job)

@@ -134,7 +134,7 @@ impl Service {
     /// than it was. Writes one line to `output` for peers that are heard. A
     /// crash leaves what `note.rs` says, and no more.
     pub fn serve(self, input: impl Read + Send + 'static, output: impl Write + Send + 'static) -> Result<(), Error> {
-        raise_descriptors();
+        spool::limit::raise_descriptors();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -204,13 +204,6 @@ fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
             Err(error) => return Err(error),
         }
     }
-}
-
-/// As many descriptors as we may have: connections and segments need them.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn read_to_end(mut input: impl Read) {

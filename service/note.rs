@@ -80,12 +80,12 @@ pub fn note(fs: &dyn Fs, whose: For, write: &Write) -> Result<(), Unnoted> {
     Ok(())
 }
 
-fn at(fs: &dyn Fs) -> Facts {
-    Facts::new().with("at", uptime(fs))
+fn at(fs: &dyn Fs) -> Result<Facts, Error> {
+    Ok(Facts::new().with("at", uptime(fs)?))
 }
 
 fn marked(fs: &dyn Fs, dir: &str, mark: Mark) -> Result<(), Error> {
-    at(fs).hint(fs, &format!("{dir}/{}", mark.name()))
+    at(fs)?.hint(fs, &format!("{dir}/{}", mark.name()))
 }
 
 /// Makes `recv.req`, first; a fetched message that is not this one goes after it.
@@ -93,7 +93,7 @@ fn notice(fs: &dyn Fs, msgid: MsgId, sealed: &Sealed) -> Result<(), Error> {
     let dir = Place::Rqueue.dir(msgid);
     let facts = sealed_facts(sealed);
     facts.hint(fs, &format!("{dir}/{}", Mark::RecvReq.name()))?;
-    match mark(fs, &dir, Mark::RecvRdy) {
+    match mark(fs, &dir, Mark::RecvRdy)? {
         Some(fetched) if fetched != facts => fs.remove(&format!("{dir}/{}", Mark::RecvRdy.name())),
         _ => Ok(()),
     }
@@ -115,7 +115,7 @@ fn appear(
     let hidden = temporary(&dir);
     fs.make_dir(&hidden)?;
     let (username, boot) = (whose.from.clone(), whose.boot.to_string());
-    let owner = Owner { username, role: Role::Recipient, born: uptime(fs), boot, digest: None };
+    let owner = Owner { username, role: Role::Recipient, born: uptime(fs)?, boot, digest: None };
     let made = owner.facts().hint(fs, &format!("{hidden}/{PEER}")).map_err(Unnoted::from);
     let made = made.and_then(|()| fill(&hidden, &dir));
     if made.is_err() {
@@ -128,7 +128,7 @@ fn appear(
 /// Makes `rqueue/<msgid>` with `peer.req`. Not durable: the sender asks again.
 fn expect(fs: &dyn Fs, whose: For) -> Result<(), Unnoted> {
     let fill = |hidden: &str, dir: &str| {
-        at(fs).hint(fs, &format!("{hidden}/{}", Mark::PeerReq.name()))?;
+        at(fs)?.hint(fs, &format!("{hidden}/{}", Mark::PeerReq.name()))?;
         Ok(fs.rename(hidden, dir)?)
     };
     appear(fs, whose, fill, |_| {})
@@ -176,7 +176,7 @@ fn take_key(fs: &dyn Fs, hidden: &str) -> Result<(KeyId, Facts), Unnoted> {
             Err(error) if error.is_absent() => continue,
             other => other?,
         }
-        match key_facts(fs, hidden) {
+        match key_facts(fs, hidden)? {
             Some(facts) => return Ok((keyid, facts)),
             None => fs.remove(&here)?,
         }
@@ -188,7 +188,7 @@ fn take_key(fs: &dyn Fs, hidden: &str) -> Result<(KeyId, Facts), Unnoted> {
 /// and not beyond what is there. Nothing, if there is no such log.
 pub fn got(fs: &dyn Fs, dir: &str, chan: Chan, offset: u64) -> Result<(), Error> {
     let path = format!("{dir}/got");
-    if offset <= hinted(fs, &path) || log_end(fs, dir, chan)?.is_none_or(|end| offset > end) {
+    if offset <= hinted(fs, &path)? || log_end(fs, dir, chan)?.is_none_or(|end| offset > end) {
         return Ok(());
     }
     hint(fs, &path, offset)

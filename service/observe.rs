@@ -11,7 +11,8 @@ use spool::look;
 use spool::name::{Digest, KeyId, MsgId, Username};
 use spool::phase::Mark;
 
-/// It belongs to another peer, or to nobody who could be named.
+/// It belongs to another peer, or to nobody who could be named, or cannot be read:
+/// the answer is a stranger's, which moves nothing, and it will be asked again.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Foreign;
 
@@ -24,15 +25,18 @@ enum Whose {
 }
 
 fn whose(fs: &dyn Fs, dir: &str, from: &Username) -> Whose {
-    if !fs.exists(dir) {
-        return Whose::Absent;
-    }
-    match Owner::read(fs, dir) {
-        Some(owner) if owner.username == *from => Whose::Theirs(owner),
-        Some(_) => Whose::Foreign,
-        None if fs.exists(dir) => Whose::Unbelievable,
-        None => Whose::Absent,
-    }
+    let look = || -> spool::fs::Result<Whose> {
+        if !fs.is_there(dir)? {
+            return Ok(Whose::Absent);
+        }
+        Ok(match Owner::read(fs, dir)? {
+            Some(owner) if owner.username == *from => Whose::Theirs(owner),
+            Some(_) => Whose::Foreign,
+            None if fs.is_there(dir)? => Whose::Unbelievable,
+            None => Whose::Absent,
+        })
+    };
+    look().unwrap_or(Whose::Foreign)
 }
 
 /// Looks at the three directories of a message for the peer `from`. `room` and
@@ -58,10 +62,13 @@ fn incoming(fs: &dyn Fs, from: &Username, msgid: MsgId) -> Result<Option<Incomin
         Whose::Theirs(_) => {}
         Whose::Foreign | Whose::Unbelievable => return Err(Foreign),
     }
-    let said = |mark| look::mark(fs, &dir, mark).and_then(|facts| look::sealed(&facts));
+    let said = |mark| match look::mark(fs, &dir, mark) {
+        Ok(facts) => Ok(facts.and_then(|facts| look::sealed(&facts))),
+        Err(_) => Err(Foreign),
+    };
     Ok(Some(Incoming {
-        key: look::key_aside(fs, &dir),
-        noticed: said(Mark::RecvRdy).or_else(|| said(Mark::RecvReq)),
+        key: look::key_aside(fs, &dir).map_err(|_| Foreign)?,
+        noticed: said(Mark::RecvRdy)?.or(said(Mark::RecvReq)?),
         cancel: look::has(fs, &dir, Mark::Cancel),
     }))
 }
@@ -86,7 +93,7 @@ fn job(fs: &dyn Fs, from: &Username, msgid: MsgId) -> Result<Option<Job>, Foreig
 
 /// The receipt that lies in a job.
 pub fn receipt(fs: &dyn Fs, msgid: MsgId) -> Option<Digest> {
-    look::mark(fs, &Place::Jobs.dir(msgid), Mark::Receipt)?.value("receipt")
+    look::mark(fs, &Place::Jobs.dir(msgid), Mark::Receipt).ok()??.value("receipt")
 }
 
 /// The one-time keys in stock.

@@ -166,24 +166,25 @@ fn data(fs: &dyn Fs, msgid: MsgId, data: Data) -> Option<Vec<u8>> {
         Data::Cert => fs.read(&Place::Rqueue.file(msgid, &format!("{ONETIME}/cert.pem")), CERT_MAX).ok(),
         Data::Receipt => receipt(fs, msgid).map(|receipt| format!("receipt {receipt}").into_bytes()),
         Data::Outcome => {
-            let facts = mark(fs, &Place::Jobs.dir(msgid), Mark::Over);
+            let facts = mark(fs, &Place::Jobs.dir(msgid), Mark::Over).ok()?;
             let outcome = facts.and_then(|facts| facts.value("outcome")).unwrap_or(Outcome::Interrupted);
             Some(format!("outcome {outcome}").into_bytes())
         }
-        Data::Logs => Some(logs(fs, msgid).into_bytes()),
+        Data::Logs => logs(fs, msgid).ok().map(String::into_bytes),
     }
 }
 
-/// One line `<chan> <first> <last>` for each outgoing log that has segments.
-fn logs(fs: &dyn Fs, msgid: MsgId) -> String {
+/// One line `<chan> <first> <last>` for each outgoing log that has segments. A
+/// log that is left out is gone to whoever asked.
+fn logs(fs: &dyn Fs, msgid: MsgId) -> Result<String, Error> {
     let mut text = String::new();
-    for chan in channels(fs, msgid, "out").unwrap_or_default() {
-        let numbers = segments(fs, &log_out(msgid, chan)).unwrap_or_default();
+    for chan in channels(fs, msgid, "out")? {
+        let numbers = segments(fs, &log_out(msgid, chan))?;
         if let (Some(first), Some(last)) = (numbers.first(), numbers.last())
             && text.len() < LOGS_MAX - 64
         {
             let _ = writeln!(text, "{chan} {first} {last}");
         }
     }
-    text
+    Ok(text)
 }

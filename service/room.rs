@@ -95,14 +95,14 @@ fn messages(fs: &dyn Fs) -> HashMap<Username, usize> {
     let mut messages = HashMap::new();
     let mut add = |owner: Owner| *messages.entry(owner.username).or_default() += 1;
     for msgid in Place::Rqueue.ids(fs).unwrap_or_default() {
-        Owner::read(fs, &Place::Rqueue.dir(msgid)).map(&mut add);
+        Owner::read(fs, &Place::Rqueue.dir(msgid)).ok().flatten().map(&mut add);
     }
     for msgid in Place::Jobs.ids(fs).unwrap_or_default() {
         let dir = Place::Jobs.dir(msgid);
         if has(fs, &dir, Mark::Acked) && has(fs, &dir, Mark::Over) {
             continue;
         }
-        Owner::read(fs, &dir).filter(|owner| owner.role == Role::Recipient).map(&mut add);
+        Owner::read(fs, &dir).ok().flatten().filter(|owner| owner.role == Role::Recipient).map(&mut add);
     }
     messages
 }

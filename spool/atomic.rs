@@ -65,13 +65,15 @@ impl Disk {
     }
 
     /// Opens for reading, and only what can be ours: a regular file with one
-    /// link and our own uid. Never blocks on a FIFO that somebody planted.
+    /// link and our own uid. Never blocks on a FIFO that somebody planted. What
+    /// is refused is not lost: it may be ours again when a second link is gone.
     fn regular(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<File> {
         let fd = self.fd(verb, path, flags | OFlags::NONBLOCK)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(verb, path, errno))?;
         let regular = FileType::from_raw_mode(stat.st_mode).is_file();
         if !regular || stat.st_nlink > 1 || stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(Error::damaged(path, "not a regular file of ours with one link"));
+            let why = format!("refused: not a regular file of ours with one link ({} links)", stat.st_nlink);
+            return Err(Error::io(verb, path, std::io::Error::other(why)));
         }
         Ok(File::from(fd))
     }
@@ -87,6 +89,16 @@ impl Disk {
             let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
         }
         synced.map(|()| temporary)
+    }
+
+    /// Writes a new file beside `path` and gives it that name; without success nothing stays.
+    fn place(&self, verb: &'static str, path: &str, bytes: &[u8], sync: bool, flags: RenameFlags) -> Result<()> {
+        let temporary = self.write_beside(verb, path, bytes, sync)?;
+        let renamed = self.renamed(verb, &temporary, path, flags);
+        if renamed.is_err() {
+            let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
+        }
+        renamed
     }
 
     fn renamed(&self, verb: &'static str, from: &str, to: &str, flags: RenameFlags) -> Result<()> {
@@ -112,12 +124,14 @@ impl Disk {
             let fd = self.fd("lock", path, flags)?;
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 // A lock on a directory that has just left its name is nobody's.
-                Ok(()) if names(&self.root, path, &fd) => return Ok(Some(Box::new(fd))),
-                Ok(()) => continue,
-                Err(Errno::WOULDBLOCK) if Instant::now() >= until => return Ok(None),
-                Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(2)),
+                Ok(()) if names(&self.root, path, &fd)? => return Ok(Some(Box::new(fd))),
+                Ok(()) | Err(Errno::WOULDBLOCK) => {}
                 Err(errno) => return Err(Error::io("lock", path, errno)),
             }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -136,17 +150,12 @@ impl Disk {
 
 impl Fs for Disk {
     fn commit(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let temporary = self.write_beside("commit", path, bytes, true)?;
-        if let Err(error) = self.renamed("commit", &temporary, path, RenameFlags::NOREPLACE) {
-            let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
-            return Err(error);
-        }
+        self.place("commit", path, bytes, true, RenameFlags::NOREPLACE)?;
         self.sync_dir(parent(path))
     }
 
     fn hint(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let temporary = self.write_beside("hint", path, bytes, false)?;
-        self.renamed("hint", &temporary, path, RenameFlags::empty())
+        self.place("hint", path, bytes, false, RenameFlags::empty())
     }
 
     fn make_dir(&self, path: &str) -> Result<()> {
@@ -193,11 +202,16 @@ impl Fs for Disk {
             [] => Ok(()),
             [path] => self.sync_one(path),
             [path, others @ ..] => std::thread::scope(|scope| {
-                let others: Vec<_> = others.iter().map(|other| scope.spawn(|| self.sync_one(other))).collect();
-                let results = others.into_iter().map(|thread| thread.join());
+                let start = |&other| spawn(scope, move || self.sync_one(other)).map_err(|_| other);
+                let others: Vec<_> = others.iter().map(start).collect();
                 let lost = |_| Error::io("sync", path, std::io::Error::other("the thread is gone"));
+                let results = others.into_iter().map(|other| match other {
+                    Ok(thread) => thread.join().map_err(lost).and_then(|synced| synced),
+                    // The system has no thread for it.
+                    Err(other) => self.sync_one(other),
+                });
                 let synced = self.sync_one(path);
-                results.fold(synced, |synced, result| synced.and(result.map_err(lost).and_then(|result| result)))
+                results.fold(synced, |synced, result| synced.and(result))
             }),
         }
     }
@@ -367,13 +381,27 @@ fn parent(path: &str) -> &str {
 }
 
 /// Does `path` still name the file that is open as `fd`?
-fn names(root: &OwnedFd, path: &str, fd: &OwnedFd) -> bool {
-    let path = if path.is_empty() { "." } else { path };
-    let (Ok(named), Ok(open)) = (rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW), rustix::fs::fstat(fd))
-    else {
-        return false;
+fn names(root: &OwnedFd, path: &str, fd: &OwnedFd) -> Result<bool> {
+    let name = if path.is_empty() { "." } else { path };
+    let trouble = |errno| Error::io("lock", path, errno);
+    let named = match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(false),
+        other => other.map_err(trouble)?,
     };
-    named.st_ino == open.st_ino && named.st_dev == open.st_dev
+    let open = rustix::fs::fstat(fd).map_err(trouble)?;
+    Ok(named.st_ino == open.st_ino && named.st_dev == open.st_dev)
+}
+
+/// A thread of its own, if the system has one.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> std::io::Result<std::thread::ScopedJoinHandle<'scope, T>> {
+    #[cfg(test)]
+    if tests::NO_THREADS.get() {
+        return Err(std::io::ErrorKind::WouldBlock.into());
+    }
+    std::thread::Builder::new().spawn_scoped(scope, work)
 }
 
 fn absent_is_fine(result: rustix::io::Result<()>, path: &str) -> Result<()> {
@@ -400,6 +428,32 @@ mod tests {
         assert!(disk.commit("a", b"second").unwrap_err().is_taken());
         assert_eq!(disk.read("a", 10).unwrap(), b"first");
         assert_eq!(disk.list("").unwrap().len(), 1, "no temporary file is left");
+    }
+
+    /// A hint whose rename failed left its temporary file, one for each try.
+    #[test]
+    fn a_hint_that_cannot_be_placed_leaves_nothing() {
+        let (_directory, disk) = disk();
+        disk.make_dir("taken").unwrap();
+        disk.make_dir("taken/by").unwrap();
+        assert!(disk.hint("taken", b"a hint").is_err());
+        assert_eq!(disk.list("").unwrap().len(), 1);
+    }
+
+    std::thread_local! {
+        pub(super) static NO_THREADS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    /// Where the system refused a thread (EAGAIN), a sync of several files panicked.
+    #[test]
+    fn files_are_synced_without_threads_too() {
+        let (_directory, disk) = disk();
+        ["a", "b", "c"].iter().for_each(|name| disk.hint(name, b"1").unwrap());
+        for no_threads in [false, true] {
+            NO_THREADS.set(no_threads);
+            disk.sync_all(&["a", "b", "c", ""]).unwrap();
+            assert!(disk.sync_all(&["a", "b", "absent"]).unwrap_err().is_absent());
+        }
     }
 
     #[test]
@@ -441,6 +495,20 @@ mod tests {
         assert!(file.is_some() && disk.is_locked("d/plumb").unwrap());
         drop(file);
         assert!(!disk.is_locked("d/plumb").unwrap() && !disk.is_locked("absent").unwrap());
+    }
+
+    /// A name that could not be looked at counted as replaced: the lock was tried
+    /// for ever, without a pause.
+    #[test]
+    fn a_lock_that_cannot_be_looked_at_is_an_error() {
+        let (_directory, disk) = disk();
+        disk.make_dir("d").unwrap();
+        let fd = open_beneath(&disk.root, "d", OFlags::RDONLY).unwrap();
+        assert!(names(&disk.root, "d", &fd).unwrap());
+        disk.make_dir("e").unwrap();
+        assert!(!names(&disk.root, "e", &fd).unwrap());
+        assert!(names(&disk.root, &"x".repeat(300), &fd).is_err());
+        assert!(!names(&disk.root, "gone", &fd).unwrap());
     }
 
     #[test]

@@ -64,31 +64,34 @@ impl Rng for System {
 /// The observed uptime in seconds, as last noted. Where the note is lost, the
 /// latest time that is noted anywhere else: were that in the future, its
 /// directory would not age until the uptime has come there, perhaps in years.
-pub fn uptime(fs: &dyn Fs) -> u64 {
-    noted(fs).unwrap_or_else(|| latest(fs))
-}
-
-fn noted(fs: &dyn Fs) -> Option<u64> {
-    let text = fs.read(CLOCK, 32).ok()?;
-    decimal(std::str::from_utf8(&text).ok()?.trim_end())
+/// One that cannot be read at the moment is not lost.
+pub fn uptime(fs: &dyn Fs) -> Result<u64> {
+    match fs.read_if_sound(CLOCK, 32)?.and_then(|text| decimal(std::str::from_utf8(&text).ok()?.trim_end())) {
+        Some(noted) => Ok(noted),
+        None => latest(fs),
+    }
 }
 
 /// The latest birth, mark or sign of life in any directory of a message or job.
-fn latest(fs: &dyn Fs) -> u64 {
-    let dirs = |place: Place| place.ids(fs).unwrap_or_default().into_iter().map(move |msgid| place.dir(msgid));
-    let times = |dir: String| {
-        let born = Owner::read(fs, &dir).map(|owner| owner.born);
-        let alive = hinted(fs, &format!("{dir}/alive"));
-        let marks = Mark::ALL.iter().filter_map(|mark| Facts::read(fs, &format!("{dir}/{}", mark.name()))?.value("at"));
-        born.into_iter().chain([alive]).chain(marks).max().unwrap_or(0)
-    };
-    Place::ALL.into_iter().flat_map(dirs).map(times).max().unwrap_or(0)
+fn latest(fs: &dyn Fs) -> Result<u64> {
+    let mut latest = 0;
+    for place in Place::ALL {
+        for dir in place.ids(fs)?.into_iter().map(|msgid| place.dir(msgid)) {
+            let born = Owner::read(fs, &dir)?.map_or(0, |owner| owner.born);
+            latest = latest.max(born).max(hinted(fs, &format!("{dir}/alive"))?);
+            for mark in Mark::ALL {
+                let facts = Facts::read(fs, &format!("{dir}/{}", mark.name()))?;
+                latest = latest.max(facts.and_then(|facts| facts.value("at")).unwrap_or(0));
+            }
+        }
+    }
+    Ok(latest)
 }
 
 /// Notes that the daemon has been running for another while. Durable afterwards;
 /// a power cut meanwhile may leave an empty note, which is lost.
 pub fn tick(fs: &dyn Fs, seconds: u64) -> Result<()> {
-    hint(fs, CLOCK, uptime(fs).saturating_add(seconds))?;
+    hint(fs, CLOCK, uptime(fs)?.saturating_add(seconds))?;
     fs.sync_all(&[CLOCK, ROOT])
 }
 
@@ -114,24 +117,24 @@ mod tests {
     fn a_lost_note_begins_at_the_latest_time_that_is_known() {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::open(directory.path()).unwrap();
-        assert_eq!(uptime(&disk), 0);
+        assert_eq!(uptime(&disk).unwrap(), 0);
         let (msgid, dir) = (MsgId([1; 20]), Place::Jobs.dir(MsgId([1; 20])));
         crate::layout::make_dirs(&disk, &dir).unwrap();
         tick(&disk, YEAR).unwrap();
-        let owner = Owner::new(&disk, Username::of_ca(b"a"), Role::Recipient, None);
+        let owner = Owner::new(&disk, Username::of_ca(b"a"), Role::Recipient, None).unwrap();
         owner.facts().hint(&disk, &Place::Jobs.file(msgid, crate::layout::PEER)).unwrap();
         tick(&disk, 60).unwrap();
-        assert_eq!(uptime(&disk), YEAR + 60);
+        assert_eq!(uptime(&disk).unwrap(), YEAR + 60);
         for lost in [&b""[..], b"\0\0\0", b"x\n"] {
             disk.hint(CLOCK, lost).unwrap();
-            assert_eq!(uptime(&disk), YEAR);
+            assert_eq!(uptime(&disk).unwrap(), YEAR);
         }
         Facts::new().with("at", YEAR + 30).hint(&disk, &format!("{dir}/{}", Mark::RunExit.name())).unwrap();
         disk.remove(CLOCK).unwrap();
-        assert_eq!(uptime(&disk), YEAR + 30);
+        assert_eq!(uptime(&disk).unwrap(), YEAR + 30);
         hint(&disk, &format!("{dir}/alive"), YEAR + 40).unwrap();
         tick(&disk, 60).unwrap();
-        assert_eq!(noted(&disk), Some(YEAR + 100));
+        assert_eq!(hinted(&disk, CLOCK).unwrap(), YEAR + 100);
     }
 
     #[test]
@@ -140,6 +143,6 @@ mod tests {
         let disk = Disk::open(directory.path()).unwrap();
         hint(&disk, CLOCK, u64::MAX).unwrap();
         tick(&disk, 60).unwrap();
-        assert_eq!(uptime(&disk), u64::MAX);
+        assert_eq!(uptime(&disk).unwrap(), u64::MAX);
     }
 }

@@ -2,9 +2,12 @@
 
 use crate::fs::{Error, Fs, Result};
 use crate::log::{Found, append_all, begin, last_valid, segments};
-use crate::segment::{BadSegment, End, HEADER, Header, JobKeys, Record, Records, Stream};
+use crate::segment::{BadSegment, End, HEADER, Header, JobKeys, Record, Records, SEGMENT, Stream};
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// So many segments at most are passed over in a row: each is a name in our directory.
+const GAP: u64 = 64;
 
 /// What keeps a copy from taking over pulled bytes.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,11 @@ impl Copy {
         self.current.as_ref().map_or(0, |found| found.header.base + found.valid - HEADER as u64)
     }
 
+    /// Plaintext bytes in what is held here: what the next header must say.
+    fn plain(&self) -> u64 {
+        self.current.as_ref().map_or(0, |found| found.header.plain + found.plain)
+    }
+
     /// The END, once it is held.
     pub fn end(&self) -> Option<End> {
         self.current.as_ref().and_then(|found| found.end)
@@ -74,10 +82,12 @@ impl Copy {
 
     /// The wanted segment is said to be closed with `size` bytes. If all of it
     /// is held, or it has no record, the next one is wanted; only that one's
-    /// verified header proves anything, so `back` undoes this.
+    /// verified header proves anything, so `back` undoes this. Empty ones are
+    /// left by a producer that was killed in them: never more than [`GAP`] in a row.
     pub fn close(&mut self, size: u64) {
         let held = self.current.as_ref().filter(|found| found.header.n == self.n).map(|found| found.valid);
-        if size <= held.unwrap_or(HEADER as u64) {
+        let first = self.current.as_ref().map_or(0, |found| found.header.n);
+        if size <= held.unwrap_or(HEADER as u64) && self.n - first < GAP {
             self.pending.clear();
             self.n += 1;
         }
@@ -124,6 +134,7 @@ impl Copy {
         if self.current.as_ref().is_some_and(|found| found.header.n == self.n) {
             let found = self.current.as_mut().expect("just looked");
             let (used, end) = open_all(&mut found.records, bytes, &mut self.scratch)?;
+            bounded(found.valid + used.valid as u64)?;
             if used.valid > 0 {
                 append_all(&mut *found.file, &bytes[..used.valid])?;
                 found.valid += used.valid as u64;
@@ -141,6 +152,7 @@ impl Copy {
         }
         let mut records = Records::new(&self.keys, &header);
         let (used, end) = open_all(&mut records, &bytes[HEADER..], &mut self.scratch)?;
+        bounded((HEADER + used.valid) as u64)?;
         if used.valid == 0 {
             used.result(0)?;
             return Ok((0, 0));
@@ -153,6 +165,9 @@ impl Copy {
         }
         if header.base < self.offset() {
             return Err(CopyError::Broken { theirs: header.base, ours: self.offset() });
+        }
+        if header.plain != self.plain() {
+            return Err(BadSegment("a segment that miscounts the bytes before it").into());
         }
         let first = self.current.as_ref().map_or(0, |before| before.header.n + 1);
         for empty in first..header.n {
@@ -187,6 +202,11 @@ impl Copy {
         }
         Ok(())
     }
+}
+
+/// A producer closes a segment before it is longer than this, so nothing beyond is a log.
+fn bounded(size: u64) -> std::result::Result<(), BadSegment> {
+    if size > SEGMENT { Err(BadSegment("a segment longer than it may be")) } else { Ok(()) }
 }
 
 /// How far a run of records was good.
@@ -226,3 +246,7 @@ fn open_all(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "copy_test.rs"]
+mod tests;

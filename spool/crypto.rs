@@ -161,6 +161,9 @@ pub struct SpoolKey(pub Key);
 
 const REST: &[u8; 8] = b"plumbkey";
 
+/// What sealing at rest adds: magic, salt, tag.
+pub const REST_OVERHEAD: usize = REST.len() + 32 + TAG;
+
 impl SpoolKey {
     /// Seals small content for our own disk: magic, salt, ciphertext, tag.
     /// `what` binds it to its place: one file cannot stand in for another.

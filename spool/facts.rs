@@ -1,7 +1,8 @@
 //! The small files of the spool: one fact a line, `name=value`, made to be read with `cat`.
 //!
 //! `peer`, every mark and every outcome have this form. A fact that is
-//! missing or does not parse makes the file unbelievable, never the reader fail.
+//! missing or does not parse makes the file unbelievable, never the reader fail;
+//! a file that cannot be read is trouble, and says nothing about its facts.
 
 use crate::fs::{Fs, Result};
 use std::collections::BTreeMap;
@@ -57,9 +58,9 @@ impl Facts {
         Facts(facts.map(|(name, value)| (name.to_string(), value.to_string())).collect())
     }
 
-    /// Reads a file of facts; `None` if it is not there, or cannot be read.
-    pub fn read(fs: &dyn Fs, path: &str) -> Option<Facts> {
-        fs.read(path, FACTS_MAX).ok().map(|text| Facts::parse(&text))
+    /// Reads a file of facts; `None` if it is not there, or damaged.
+    pub fn read(fs: &dyn Fs, path: &str) -> Result<Option<Facts>> {
+        Ok(fs.read_if_sound(path, FACTS_MAX)?.map(|text| Facts::parse(&text)))
     }
 
     /// Makes or replaces the file without a sync.

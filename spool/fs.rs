@@ -63,6 +63,12 @@ impl Error {
         matches!(self.kind(), Some(io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty))
     }
 
+    /// What was there is lost: there is no such file, or it is damaged. Any other
+    /// trouble may pass, and proves no loss.
+    pub fn is_loss(&self) -> bool {
+        self.is_absent() || matches!(self, Error::Damaged { .. })
+    }
+
     /// No space or no inodes are left: waiting may help.
     pub fn is_full(&self) -> bool {
         matches!(
@@ -145,9 +151,20 @@ pub trait Fs: Send + Sync {
     /// What is left on this file system.
     fn free(&self) -> Result<Free>;
 
-    /// Is there a file or directory of this name? Trouble counts as no.
+    /// Reads a whole file; `None` if it is lost: not there, or longer than `max`.
+    fn read_if_sound(&self, path: &str, max: usize) -> Result<Option<Vec<u8>>> {
+        match self.read(path, max) {
+            Err(error) if error.is_loss() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+    /// Is there a file or directory of this name?
+    fn is_there(&self, path: &str) -> Result<bool> {
+        Ok(self.size(path)?.is_some())
+    }
+    /// The same where a wrong no is harmless: trouble counts as no.
     fn exists(&self, path: &str) -> bool {
-        matches!(self.size(path), Ok(Some(_)))
+        self.is_there(path).unwrap_or(false)
     }
 }
 

@@ -141,8 +141,8 @@ pub struct Owner {
 
 impl Owner {
     /// An owner as of this moment.
-    pub fn new(fs: &dyn Fs, username: Username, role: Role, digest: Option<Digest>) -> Owner {
-        Owner { username, role, born: clock::uptime(fs), boot: clock::boot(), digest }
+    pub fn new(fs: &dyn Fs, username: Username, role: Role, digest: Option<Digest>) -> Result<Owner> {
+        Ok(Owner { username, role, born: clock::uptime(fs)?, boot: clock::boot(), digest })
     }
 
     /// The lines of the file.
@@ -155,9 +155,12 @@ impl Owner {
             .with_some("digest", self.digest)
     }
 
-    /// Reads the file in a directory; `None` if it cannot be believed.
-    pub fn read(fs: &dyn Fs, dir: &str) -> Option<Owner> {
-        let facts = Facts::read(fs, &format!("{dir}/{PEER}"))?;
+    /// Reads the file in a directory; `None` if it is not there, or cannot be believed.
+    pub fn read(fs: &dyn Fs, dir: &str) -> Result<Option<Owner>> {
+        Ok(Facts::read(fs, &format!("{dir}/{PEER}"))?.and_then(|facts| Owner::of_facts(&facts)))
+    }
+
+    fn of_facts(facts: &Facts) -> Option<Owner> {
         let role = [Role::Sender, Role::Recipient].into_iter().find(|role| facts.text("role") == Some(role.word()))?;
         let username = facts.value("username")?;
         let born = facts.value("born").unwrap_or(0);

@@ -14,6 +14,7 @@ pub mod facts;
 pub mod fs;
 pub mod home;
 pub mod layout;
+pub mod limit;
 pub mod log;
 pub mod look;
 pub mod name;

@@ -38,9 +38,9 @@ pub fn segments(fs: &dyn Fs, dir: &str) -> Result<Vec<u64>> {
 }
 
 /// Reads an offset that was left as a hint (`got`, `read`); 0 if there is none.
-pub fn hinted(fs: &dyn Fs, path: &str) -> u64 {
-    let text = fs.read(path, 32).unwrap_or_default();
-    std::str::from_utf8(&text).ok().and_then(|text| decimal(text.trim_end())).unwrap_or(0)
+pub fn hinted(fs: &dyn Fs, path: &str) -> Result<u64> {
+    let text = fs.read_if_sound(path, 32)?.unwrap_or_default();
+    Ok(std::str::from_utf8(&text).ok().and_then(|text| decimal(text.trim_end())).unwrap_or(0))
 }
 
 /// Leaves an offset as a hint.
@@ -71,7 +71,7 @@ pub fn ended_at(fs: &dyn Fs, dir: &str) -> Result<Option<u64>> {
         at += size as u64;
         if is_end(&[word[0], word[1], word[2], word[3]]) {
             let whole = at <= start + filled as u64 || at <= file.size()?;
-            return Ok(whole.then_some(header.base + at - HEADER as u64));
+            return Ok(header.base.checked_add(at - HEADER as u64).filter(|_| whole));
         }
     }
 }

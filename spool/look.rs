@@ -1,12 +1,13 @@
 //! What lies in a directory of the spool: fills in what `phase.rs` decides on.
 //!
 //! Reading only, and never more than a step needs. A mark is [`Believed`] when
-//! what it promises is there with the digest it names.
+//! what it promises is there with the digest it names. What cannot be read is
+//! an error, never an absence: on an absence things are removed.
 //!
 //! [`Believed`]: Belief::Believed
 
 use crate::clock;
-use crate::crypto::SpoolKey;
+use crate::crypto::{REST_OVERHEAD, SpoolKey};
 use crate::facts::Facts;
 use crate::fs::{Fs, Result};
 use crate::layout::{self, KEY, MESSAGE, ONETIME, ONETIME_PEM, Owner, PLUMB, Place, SEALED};
@@ -18,6 +19,8 @@ use crate::url::Sealed;
 
 /// The largest message in bytes: 64 KiB and a recipe of 1 MiB.
 pub const MESSAGE_MAX: usize = (1 << 20) + (64 << 10);
+/// The same, sealed at rest: what the file `message` holds at most.
+pub const MESSAGE_REST_MAX: usize = MESSAGE_MAX + REST_OVERHEAD;
 /// The largest certificate in bytes.
 pub const CERT_MAX: usize = 4 << 10;
 /// The largest sealed message in bytes: header, certificate, records.
@@ -32,35 +35,38 @@ pub struct Ages {
     pub tombstone: u64,
 }
 
-/// The digest of a file in a directory; `None` if it cannot be read.
-pub fn digest(fs: &dyn Fs, path: &str, max: usize) -> Option<Digest> {
-    fs.read(path, max).ok().map(|bytes| Digest::of(&bytes))
+/// The digest of a file in a directory; `None` if it is lost.
+pub fn digest(fs: &dyn Fs, path: &str, max: usize) -> Result<Option<Digest>> {
+    Ok(fs.read_if_sound(path, max)?.map(|bytes| Digest::of(&bytes)))
 }
 
 /// The facts of a mark.
-pub fn mark(fs: &dyn Fs, dir: &str, mark: Mark) -> Option<Facts> {
+pub fn mark(fs: &dyn Fs, dir: &str, mark: Mark) -> Result<Option<Facts>> {
     Facts::read(fs, &format!("{dir}/{}", mark.name()))
 }
 
-/// Is the mark there, whatever it contains?
+/// Is the mark there, whatever it contains? For whoever asks again: trouble counts as no.
 pub fn has(fs: &dyn Fs, dir: &str, mark: Mark) -> bool {
     fs.exists(&format!("{dir}/{}", mark.name()))
 }
 
-fn belief(there: bool, holds: impl FnOnce() -> bool) -> Belief {
-    match there {
+fn belief(there: bool, holds: impl FnOnce() -> Result<bool>) -> Result<Belief> {
+    Ok(match there {
         false => Belief::Absent,
-        true if holds() => Belief::Believed,
+        true if holds()? => Belief::Believed,
         true => Belief::Doubted,
-    }
+    })
 }
 
 /// Seconds since the latest of these marks was put down, or since birth.
-fn idle(fs: &dyn Fs, dir: &str, owner: Option<&Owner>, marks: &[Mark]) -> u64 {
-    let noted = marks.iter().filter_map(|&name| mark(fs, dir, name)?.value::<u64>("at"));
-    let alive = log::hinted(fs, &format!("{dir}/alive"));
-    let latest = noted.chain([alive, owner.map_or(0, |owner| owner.born)]).max().unwrap_or(0);
-    clock::uptime(fs).saturating_sub(latest)
+fn idle(fs: &dyn Fs, dir: &str, owner: Option<&Owner>, marks: &[Mark]) -> Result<u64> {
+    let alive = log::hinted(fs, &format!("{dir}/alive"))?;
+    let mut latest = alive.max(owner.map_or(0, |owner| owner.born));
+    for &name in marks {
+        let at = mark(fs, dir, name)?.and_then(|facts| facts.value("at"));
+        latest = latest.max(at.unwrap_or(0));
+    }
+    Ok(clock::uptime(fs)?.saturating_sub(latest))
 }
 
 /// The facts of `send.ok`, `recv.req` and `recv.rdy`: what `snd` says.
@@ -83,72 +89,80 @@ pub fn queue(
     valid: impl Fn(Digest, Digest) -> bool,
 ) -> Result<QueueSeen> {
     let (dir, job_dir) = (Place::Queue.dir(msgid), Place::Jobs.dir(msgid));
-    let (owner, job) = (Owner::read(fs, &dir), Owner::read(fs, &job_dir));
+    let (owner, job) = (Owner::read(fs, &dir)?, Owner::read(fs, &job_dir)?);
     let wanted = job.as_ref().and_then(|job| job.digest).or(owner.as_ref().and_then(|owner| owner.digest));
     let receipt_in = |facts: Option<Facts>| {
         let receipt = facts.and_then(|facts| facts.value("receipt"));
         receipt.zip(wanted).is_some_and(|(receipt, digest)| valid(receipt, digest))
     };
-    let key = digest(fs, &format!("{dir}/{ONETIME_PEM}"), CERT_MAX);
-    let believed_rdy = || mark(fs, &dir, Mark::SendRdy).is_some_and(|facts| key.is_some() && facts.value("key") == key);
-    let believed_ok = || {
-        let facts = mark(fs, &dir, Mark::SendOk).and_then(|facts| sealed(&facts));
-        let file = || digest(fs, &format!("{dir}/{SEALED}"), SEALED_MAX);
-        facts.is_some_and(|sealed| Some(sealed.digest) == file())
+    let there = |dir: &str, mark: Mark| fs.is_there(&format!("{dir}/{}", mark.name()));
+    let key = digest(fs, &format!("{dir}/{ONETIME_PEM}"), CERT_MAX)?;
+    let believed_rdy = || {
+        let facts = mark(fs, &dir, Mark::SendRdy)?;
+        Ok(facts.is_some_and(|facts| key.is_some() && facts.value("key") == key))
     };
-    let message = fs.read(&format!("{dir}/{MESSAGE}"), MESSAGE_MAX).ok();
+    let believed_ok = || {
+        let facts = mark(fs, &dir, Mark::SendOk)?.and_then(|facts| sealed(&facts));
+        let Some(sealed) = facts else { return Ok(false) };
+        Ok(Some(sealed.digest) == digest(fs, &format!("{dir}/{SEALED}"), SEALED_MAX)?)
+    };
+    let message = fs.read_if_sound(&format!("{dir}/{MESSAGE}"), MESSAGE_REST_MAX)?;
     Ok(QueueSeen {
         message: owner.is_some() && message.is_some_and(|bytes| opens(&bytes, wanted)),
-        send_rdy: belief(has(fs, &dir, Mark::SendRdy), believed_rdy),
-        send_ok: belief(has(fs, &dir, Mark::SendOk), believed_ok),
-        ack_req: belief(has(fs, &dir, Mark::AckReq), || receipt_in(mark(fs, &dir, Mark::AckReq))),
-        ack_ok: has(fs, &dir, Mark::AckOk),
+        send_rdy: belief(there(&dir, Mark::SendRdy)?, believed_rdy)?,
+        send_ok: belief(there(&dir, Mark::SendOk)?, believed_ok)?,
+        ack_req: belief(there(&dir, Mark::AckReq)?, || Ok(receipt_in(mark(fs, &dir, Mark::AckReq)?)))?,
+        ack_ok: there(&dir, Mark::AckOk)?,
         job: job.is_some_and(|job| job.role == Role::Sender),
-        receipt: receipt_in(mark(fs, &job_dir, Mark::Receipt)),
-        cancel: has(fs, &job_dir, Mark::Cancel) || has(fs, &job_dir, Mark::Done),
-        too_old: idle(fs, &dir, owner.as_ref(), &[]) > ages.idle_max,
+        receipt: receipt_in(mark(fs, &job_dir, Mark::Receipt)?),
+        cancel: there(&job_dir, Mark::Cancel)? || there(&job_dir, Mark::Done)?,
+        too_old: idle(fs, &dir, owner.as_ref(), &[])? > ages.idle_max,
     })
 }
 
 /// The digest of the one-time certificate that `peer.ok` promises in `dir`, if
 /// it is there with its private half, both unaltered.
-pub fn key_aside(fs: &dyn Fs, dir: &str) -> Option<Digest> {
-    let facts = mark(fs, dir, Mark::PeerOk)?;
-    let (cert, key) = key_digests(fs, dir)?;
-    (facts.value("cert") == Some(cert) && facts.value("private") == Some(key)).then_some(cert)
+pub fn key_aside(fs: &dyn Fs, dir: &str) -> Result<Option<Digest>> {
+    let Some(facts) = mark(fs, dir, Mark::PeerOk)? else { return Ok(None) };
+    let Some((cert, key)) = key_digests(fs, dir)? else { return Ok(None) };
+    Ok((facts.value("cert") == Some(cert) && facts.value("private") == Some(key)).then_some(cert))
 }
 
 /// The facts of `peer.ok` for the key that lies in `dir/onetime`.
-pub fn key_facts(fs: &dyn Fs, dir: &str) -> Option<Facts> {
-    let (cert, key) = key_digests(fs, dir)?;
-    Some(Facts::new().with("cert", cert).with("private", key))
+pub fn key_facts(fs: &dyn Fs, dir: &str) -> Result<Option<Facts>> {
+    let digests = key_digests(fs, dir)?;
+    Ok(digests.map(|(cert, key)| Facts::new().with("cert", cert).with("private", key)))
 }
 
-fn key_digests(fs: &dyn Fs, dir: &str) -> Option<(Digest, Digest)> {
+fn key_digests(fs: &dyn Fs, dir: &str) -> Result<Option<(Digest, Digest)>> {
     let cert = digest(fs, &format!("{dir}/{ONETIME}/cert.pem"), CERT_MAX)?;
     let key = digest(fs, &format!("{dir}/{ONETIME}/key"), CERT_MAX)?;
-    Some((cert, key))
+    Ok(cert.zip(key))
 }
 
 /// Looks at `rqueue/<msgid>`.
 pub fn rqueue(fs: &dyn Fs, msgid: MsgId, ages: &Ages) -> Result<RqueueSeen> {
     let dir = Place::Rqueue.dir(msgid);
-    let owner = Owner::read(fs, &dir);
-    let aside = key_aside(fs, &dir);
-    let said = |name| mark(fs, &dir, name).and_then(|facts| sealed(&facts)).filter(|said| Some(said.key) == aside);
+    let owner = Owner::read(fs, &dir)?;
+    let aside = key_aside(fs, &dir)?;
+    let there = |mark: Mark| fs.is_there(&format!("{dir}/{}", mark.name()));
+    let said = |name| {
+        let said = mark(fs, &dir, name)?.and_then(|facts| sealed(&facts));
+        Ok(said.filter(|said| Some(said.key) == aside))
+    };
     let fetched = || {
-        let file = || digest(fs, &format!("{dir}/{SEALED}"), SEALED_MAX);
-        said(Mark::RecvRdy).is_some_and(|said| Some(said.digest) == file())
+        let Some(said) = said(Mark::RecvRdy)? else { return Ok(false) };
+        Ok(Some(said.digest) == digest(fs, &format!("{dir}/{SEALED}"), SEALED_MAX)?)
     };
     Ok(RqueueSeen {
-        job: fs.exists(&Place::Jobs.dir(msgid)),
-        cancel: has(fs, &dir, Mark::Cancel),
-        too_old: idle(fs, &dir, owner.as_ref(), &[]) > ages.idle_max,
+        job: fs.is_there(&Place::Jobs.dir(msgid))?,
+        cancel: there(Mark::Cancel)?,
+        too_old: idle(fs, &dir, owner.as_ref(), &[])? > ages.idle_max,
         owner: owner.is_some(),
-        key: key_digests(fs, &dir).is_some(),
-        peer_ok: belief(has(fs, &dir, Mark::PeerOk), || aside.is_some()),
-        recv_req: belief(has(fs, &dir, Mark::RecvReq), || said(Mark::RecvReq).is_some()),
-        recv_rdy: belief(has(fs, &dir, Mark::RecvRdy), fetched),
+        key: key_digests(fs, &dir)?.is_some(),
+        peer_ok: belief(there(Mark::PeerOk)?, || Ok(aside.is_some()))?,
+        recv_req: belief(there(Mark::RecvReq)?, || Ok(said(Mark::RecvReq)?.is_some()))?,
+        recv_rdy: belief(there(Mark::RecvRdy)?, fetched)?,
     })
 }
 
@@ -158,25 +172,27 @@ pub fn sender(fs: &dyn Fs, msgid: MsgId, ages: &Ages, owner: &Owner, keys: bool,
     let incoming = Role::Recipient.produces();
     let log = |chan: Chan| layout::log_in(msgid, chan);
     let ended = |chan: Chan| Ok::<bool, crate::fs::Error>(log::ended_at(fs, &log(chan))?.is_some());
-    let mut all_ended = true;
+    let (mut all_ended, mut broken) = (true, false);
     for &chan in incoming {
         all_ended &= ended(chan)?;
+        broken |= fs.is_there(&format!("{}/broken", log(chan)))?;
     }
+    let there = |mark: Mark| fs.is_there(&format!("{dir}/{}", mark.name()));
     Ok(SenderSeen {
         key: keys,
-        queue: fs.exists(&Place::Queue.dir(msgid)),
+        queue: fs.is_there(&Place::Queue.dir(msgid))?,
         receipt,
         // The mark is a hint: after another boot it may be lost, so it counts as there.
-        sent: has(fs, &dir, Mark::Sent) || owner.boot != clock::boot(),
-        cancel: has(fs, &dir, Mark::Cancel),
+        sent: there(Mark::Sent)? || owner.boot != clock::boot(),
+        cancel: there(Mark::Cancel)?,
         wanted: fs.is_locked(&format!("{dir}/{PLUMB}"))?,
         ended: all_ended,
         control_ended: ended(Chan::CONTROL)?,
-        broken: incoming.iter().any(|&chan| fs.exists(&format!("{}/broken", log(chan)))),
+        broken,
         input_ended: log::ended_at(fs, &layout::log_out(msgid, Chan::STDIN))?.is_some(),
         patience_over: false,
-        done: has(fs, &dir, Mark::Done),
-        too_old: idle(fs, &dir, Some(owner), &[Mark::Cancel, Mark::Done]) > ages.idle_max,
+        done: there(Mark::Done)?,
+        too_old: idle(fs, &dir, Some(owner), &[Mark::Cancel, Mark::Done])? > ages.idle_max,
     })
 }
 
@@ -189,38 +205,48 @@ pub fn recipient(
     message: bool,
 ) -> Result<RecipientSeen> {
     let dir = Place::Jobs.dir(msgid);
-    let there = |name: &str| fs.exists(&format!("{dir}/{name}"));
+    let there = |name: &str| fs.is_there(&format!("{dir}/{name}"));
+    let has = |mark: Mark| there(mark.name());
     let end = |chan: Chan| log::ended_at(fs, &layout::log_out(msgid, chan));
     let (control, stdout, stderr) = (end(Chan::CONTROL)?, end(Chan::STDOUT)?, end(Chan::STDERR)?);
     let taken = |chan: Chan, end: Option<u64>| {
-        end.is_some_and(|end| log::hinted(fs, &format!("{}/got", layout::log_out(msgid, chan))) >= end)
+        let Some(end) = end else { return Ok(false) };
+        log::hinted(fs, &format!("{}/got", layout::log_out(msgid, chan))).map(|got| got >= end)
     };
-    let idle = idle(fs, &dir, owner, &[Mark::Cancel, Mark::RunExit, Mark::Over]);
+    let idle = idle(fs, &dir, owner, &[Mark::Cancel, Mark::RunExit, Mark::Over])?;
     Ok(RecipientSeen {
         owner: owner.is_some(),
         message,
-        unclean: there(ONETIME) || there(SEALED) || !has(fs, &dir, Mark::RecvOk),
-        acked: has(fs, &dir, Mark::Acked),
-        cancel: has(fs, &dir, Mark::Cancel),
-        started: has(fs, &dir, Mark::RunStarted),
-        exit: has(fs, &dir, Mark::RunExit),
+        unclean: there(ONETIME)? || there(SEALED)? || !has(Mark::RecvOk)?,
+        acked: has(Mark::Acked)?,
+        cancel: has(Mark::Cancel)?,
+        started: has(Mark::RunStarted)?,
+        exit: has(Mark::RunExit)?,
         outputs_ended: stdout.is_some() && stderr.is_some(),
         control_ended: control.is_some(),
         keeper: fs.is_locked(&layout::running(msgid))?,
-        drained: taken(Chan::CONTROL, control) && taken(Chan::STDOUT, stdout) && taken(Chan::STDERR, stderr),
-        over: has(fs, &dir, Mark::Over),
-        remains: there(MESSAGE) || there(ONETIME) || there(SEALED) || there("in") || there("out"),
+        drained: taken(Chan::CONTROL, control)? && taken(Chan::STDOUT, stdout)? && taken(Chan::STDERR, stderr)?,
+        over: has(Mark::Over)?,
+        remains: there(MESSAGE)? || there(ONETIME)? || there(SEALED)? || there("in")? || there("out")?,
         too_old: idle > ages.idle_max,
         tombstone_old: idle > ages.tombstone,
     })
 }
 
-/// The keys of a job that we asked for, from its secret under the spool key.
-pub fn sender_keys(fs: &dyn Fs, msgid: MsgId, spool_key: &SpoolKey, ours: &crate::name::Username) -> Option<JobKeys> {
+/// The keys of a job that we asked for, from its secret under the spool key;
+/// `None` if that is lost, or does not open.
+pub fn sender_keys(
+    fs: &dyn Fs,
+    msgid: MsgId,
+    spool_key: &SpoolKey,
+    ours: &crate::name::Username,
+) -> Result<Option<JobKeys>> {
     let dir = Place::Jobs.dir(msgid);
-    let owner = Owner::read(fs, &dir).filter(|owner| owner.role == Role::Sender)?;
-    let sealed = fs.read(&format!("{dir}/{KEY}"), 256).ok()?;
-    let secret = spool_key.open(&layout::rest_label(KEY, msgid), &sealed).ok()?;
-    let secret = crate::crypto::Key(secret.as_slice().try_into().ok()?);
-    Some(JobKeys { secret, sender: ours.clone(), recipient: owner.username, msgid })
+    let owner = Owner::read(fs, &dir)?.filter(|owner| owner.role == Role::Sender);
+    let sealed = fs.read_if_sound(&format!("{dir}/{KEY}"), 256)?;
+    Ok(owner.zip(sealed).and_then(|(owner, sealed)| {
+        let secret = spool_key.open(&layout::rest_label(KEY, msgid), &sealed).ok()?;
+        let secret = crate::crypto::Key(secret.as_slice().try_into().ok()?);
+        Some(JobKeys { secret, sender: ours.clone(), recipient: owner.username, msgid })
+    }))
 }

@@ -44,7 +44,7 @@ pub struct Reader {
 impl Reader {
     /// Opens the log in `dir`. With a `read` hint there, what is below it is skipped.
     pub fn open(fs: Arc<dyn Fs>, dir: &str, keys: JobKeys, stream: Stream) -> Result<Reader> {
-        let resume = hinted(&*fs, &format!("{dir}/read"));
+        let resume = hinted(&*fs, &format!("{dir}/read"))?;
         let (mut first, mut lowest) = (None, None);
         for n in segments(&*fs, dir)? {
             let file = match fs.open_log(&format!("{dir}/{n}")) {
@@ -107,7 +107,7 @@ impl Reader {
                 return Ok(Item::Nothing);
             }
             // Whether there is a next segment is asked first: then this one is complete when it is read.
-            let closed = self.fs.exists(&format!("{}/{}", self.dir, self.n + 1));
+            let closed = self.fs.exists(&format!("{}/{}", self.dir, self.n.saturating_add(1)));
             let item = self.read()?;
             if item != Item::Nothing || !closed {
                 return Ok(item);
@@ -130,7 +130,7 @@ impl Reader {
                 break (path, file, filled);
             }
             // The copy passed over a segment in which nothing was valid.
-            if !self.fs.exists(&format!("{}/{}", self.dir, self.n + 1)) {
+            if !self.fs.exists(&format!("{}/{}", self.dir, self.n.saturating_add(1))) {
                 return Ok(false);
             }
             self.n += 1;
@@ -172,8 +172,9 @@ impl Reader {
         }
         self.sealed = used as u64;
         self.at += used as u64;
-        self.offset += used as u64;
-        self.plain += self.data.len() as u64;
+        let counted = self.offset.checked_add(used as u64).zip(self.plain.checked_add(self.data.len() as u64));
+        let overflown = || Error::damaged(&format!("{}/{}", self.dir, self.n), "counts more bytes than there can be");
+        (self.offset, self.plain) = counted.ok_or_else(overflown)?;
         match self.end {
             Some(end) if end.length != self.plain => {
                 let what = format!("ends after {} bytes, not {}", self.plain, end.length);
@@ -199,7 +200,7 @@ impl Reader {
     /// hint, at most every quarter of a window or 20 ms, or at once if `idle`.
     /// `now` is any clock that runs on.
     pub fn took(&mut self, now: Duration, idle: bool) -> Result<()> {
-        let due = self.offset >= self.told + WINDOW / 4 || now >= self.told_at + HINTS_APART;
+        let due = self.offset >= self.told.saturating_add(WINDOW / 4) || now >= self.told_at + HINTS_APART;
         if self.offset > self.told && (due || idle) {
             hint(&*self.fs, &format!("{}/read", self.dir), self.offset)?;
             (self.told, self.told_at) = (self.offset, now);

@@ -39,17 +39,17 @@ impl Writer {
     pub fn open(fs: Arc<dyn Fs>, dir: &str, keys: JobKeys, stream: Stream) -> Result<Writer> {
         let numbers = segments(&*fs, dir)?;
         let found = last_valid(&*fs, dir, &keys, stream, |path| cut(&mut *fs.open_log(path)?, 0))?;
-        let n = numbers.last().map_or(0, |last| last + 1);
+        let n = numbers.last().map_or(0, |last| last.saturating_add(1));
         let mut closed = VecDeque::new();
         for &n in numbers.iter().filter(|&&n| found.as_ref().is_some_and(|found| n < found.header.n)) {
             // The base of the one after it is where it ends; a gap ends nothing early.
-            let next = fs.open_log(&format!("{dir}/{}", n + 1)).ok();
+            let next = fs.open_log(&format!("{dir}/{}", n.saturating_add(1))).ok();
             let mut bytes = [0; HEADER];
             let header =
                 next.and_then(|file| file.read_at(&mut bytes, 0).ok()).and_then(|_| Header::parse(&bytes).ok());
             closed.push_back((n, header.map_or(u64::MAX, |header| header.base)));
         }
-        let got = hinted(&*fs, &format!("{dir}/got"));
+        let got = hinted(&*fs, &format!("{dir}/got"))?;
         let (header, plain, end) = match &found {
             None => (Header { msgid: keys.msgid, stream, n, base: 0, plain: 0, salt: rand::random() }, 0, None),
             Some(found) => {
@@ -243,7 +243,7 @@ impl Writer {
     /// segments wholly below it. One whose successor was never offered stays:
     /// it is the only durable word of where the log goes on.
     pub fn forget(&mut self) -> Result<()> {
-        self.got = self.got.max(hinted(&*self.fs, &format!("{}/got", self.dir))).min(self.offset());
+        self.got = self.got.max(hinted(&*self.fs, &format!("{}/got", self.dir))?).min(self.offset());
         while let Some(&(n, end)) = self.closed.front() {
             if end >= self.got {
                 break;

@@ -26,7 +26,7 @@ fn keyed(site: &Site) {
     site.fs.make_dir(&Place::Rqueue.file(MSGID, "onetime")).unwrap();
     site.file(Place::Rqueue, MSGID, "onetime/cert.pem", "one-time certificate\n");
     site.file(Place::Rqueue, MSGID, "onetime/key", "sealed");
-    let facts = key_facts(&*site.fs, &Place::Rqueue.dir(MSGID)).unwrap();
+    let facts = key_facts(&*site.fs, &Place::Rqueue.dir(MSGID)).unwrap().unwrap();
     site.file(Place::Rqueue, MSGID, "peer.ok", &facts.to_string());
 }
 
@@ -318,7 +318,7 @@ fn got_goes_forward_only_and_never_beyond_what_is_there() {
     let running = site.serve();
     let hinted = |offset| {
         running.ask(ALICE, Ask::Got(Chan::STDOUT, offset), MSGID).unwrap();
-        spool::log::hinted(&*site.fs, &format!("{}/got", spool::layout::log_out(MSGID, Chan::STDOUT)))
+        spool::log::hinted(&*site.fs, &format!("{}/got", spool::layout::log_out(MSGID, Chan::STDOUT))).unwrap()
     };
     assert_eq!([hinted(500), hinted(400), hinted(end + 1), hinted(end)], [500, 500, 500, end]);
     running.ask(ALICE, Ask::Got(Chan(77), 5), MSGID).unwrap();
@@ -353,8 +353,8 @@ fn two_claims_of_one_message_give_one_key_and_two_messages_never_the_same() {
     let hidden = site.fs.list("rqueue").unwrap().into_iter().filter(|entry| entry.name.starts_with('.'));
     assert_eq!(hidden.count(), 0);
     for id in 0..20 {
-        let facts = Facts::read(&*site.fs, &Place::Rqueue.file(MsgId([id; 20]), "peer.ok")).unwrap();
-        assert_eq!(Some(facts), key_facts(&*site.fs, &Place::Rqueue.dir(MsgId([id; 20]))));
+        let facts = Facts::read(&*site.fs, &Place::Rqueue.file(MsgId([id; 20]), "peer.ok")).unwrap().unwrap();
+        assert_eq!(Some(facts), key_facts(&*site.fs, &Place::Rqueue.dir(MsgId([id; 20]))).unwrap());
     }
 }
 

@@ -56,7 +56,9 @@ pub fn is_wanted(fs: &dyn Fs, msgid: MsgId) -> bool {
     if !fs.exists(&format!("{dir}/message")) {
         return false;
     }
-    let Some(owner) = Owner::read(fs, &dir).filter(|owner| owner.role == Role::Recipient) else { return false };
+    let Some(owner) = Owner::read(fs, &dir).ok().flatten().filter(|owner| owner.role == Role::Recipient) else {
+        return false;
+    };
     look::recipient(fs, msgid, &settings().ages(), Some(&owner), true).is_ok_and(|seen| seen.wants_keeper())
 }
 

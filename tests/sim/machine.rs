@@ -247,9 +247,9 @@ impl Attended {
 /// The keys of a job at either side, and who produces what is pulled here.
 fn keys(disk: &SimDisk, who: usize, msgid: MsgId) -> Option<(JobKeys, Role)> {
     let person = &people()[who];
-    let owner = Owner::read(disk, &Place::Jobs.dir(msgid))?;
+    let owner = Owner::read(disk, &Place::Jobs.dir(msgid)).ok()??;
     let keys = match owner.role {
-        Role::Sender => look::sender_keys(disk, msgid, &person.spool_key, person.username())?,
+        Role::Sender => look::sender_keys(disk, msgid, &person.spool_key, person.username()).ok()??,
         Role::Recipient => {
             let message = job::message::unseal(disk, Place::Jobs, msgid, &person.spool_key).ok()?;
             let (secret, _) = job::message::read_parts(&message).ok()?;

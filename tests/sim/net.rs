@@ -238,7 +238,10 @@ impl Service {
     }
 
     fn is_theirs(&self, dir: &str) -> bool {
-        Owner::read(&self.disk, dir).is_some_and(|owner| owner.username == people()[self.who].peer.username)
+        Owner::read(&self.disk, dir)
+            .ok()
+            .flatten()
+            .is_some_and(|owner| owner.username == people()[self.who].peer.username)
     }
 
     fn message(&self, msgid: MsgId, get: &Get) -> Option<Served> {

@@ -188,7 +188,7 @@ impl Plumb {
         let incomplete = ears.outputs.iter().any(lost);
         if ears.done.is_none() {
             let known = if incomplete { Outcome::Unknown } else { outcome.clone() };
-            let facts = Facts::new().with("outcome", known).with("at", spool::clock::uptime(&self.disk));
+            let facts = Facts::new().with("outcome", known).with_some("at", spool::clock::uptime(&self.disk).ok());
             let _ = facts.hint(&self.disk, &Place::Jobs.file(msgid, Mark::Done.name()));
         }
         // Killed in its last act, it said nothing.
@@ -214,7 +214,8 @@ impl Ears {
         if disk.is_dead() || self.done.is_some() {
             return;
         }
-        if let Some(facts) = Facts::read(disk, &Place::Jobs.file(msgid, Mark::Done.name())) {
+        let Ok(facts) = Facts::read(disk, &Place::Jobs.file(msgid, Mark::Done.name())) else { return };
+        if let Some(facts) = facts {
             self.done = Some(facts.value("outcome").unwrap_or(Outcome::Unknown));
         } else if !disk.exists(&Place::Jobs.dir(msgid)) {
             self.done = Some(Outcome::Unknown);

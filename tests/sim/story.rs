@@ -64,7 +64,7 @@ pub fn tell(mut two: Two, begin: impl FnOnce(&mut Two)) -> Told {
     let jobs = Place::Jobs.ids(recipient).unwrap_or_default();
     let over = jobs
         .first()
-        .and_then(|msgid| Facts::read(recipient, &Place::Jobs.file(*msgid, Mark::Over.name()))?.value("outcome"));
+        .and_then(|msgid| Facts::read(recipient, &Place::Jobs.file(*msgid, Mark::Over.name())).ok()??.value("outcome"));
     two.age_tombstones();
     rested &= two.rest();
     let is_empty = |disk: &SimDisk| {

@@ -196,7 +196,7 @@ impl Two {
 
     fn grow_older(&self, seconds: u64) {
         for machine in &self.machines {
-            let now = spool::clock::uptime(&machine.disk) + seconds;
+            let now = spool::clock::uptime(&machine.disk).expect("it is alive") + seconds;
             machine.disk.plant("clock", format!("{now}\n").as_bytes());
         }
     }
@@ -247,7 +247,7 @@ pub fn phase(disk: &SimDisk, who: usize, place: Place, msgid: MsgId) -> String {
     let pair = &person.known.pair;
     let valid = |receipt: Digest, digest: Digest| pair.is_receipt(receipt, msgid, digest);
     let dir = place.dir(msgid);
-    let owner = Owner::read(disk, &dir);
+    let owner = Owner::read(disk, &dir).expect("it can be read");
     match place {
         Place::Queue => {
             let opens = |sealed: &[u8], digest: Option<Digest>| {
@@ -262,8 +262,11 @@ pub fn phase(disk: &SimDisk, who: usize, place: Place, msgid: MsgId) -> String {
         }
         Place::Jobs => match owner {
             Some(owner) if owner.role == Role::Sender => {
-                let keys = look::sender_keys(disk, msgid, &person.spool_key, person.username()).is_some();
-                let receipt = look::mark(disk, &dir, Mark::Receipt).and_then(|facts| facts.value("receipt"));
+                let keys = look::sender_keys(disk, msgid, &person.spool_key, person.username());
+                let keys = keys.expect("it can be read").is_some();
+                let receipt = look::mark(disk, &dir, Mark::Receipt)
+                    .expect("it can be read")
+                    .and_then(|facts| facts.value("receipt"));
                 let receipt = receipt.zip(owner.digest).is_some_and(|(receipt, digest)| valid(receipt, digest));
                 let seen = look::sender(disk, msgid, &ages, &owner, keys, receipt);
                 format!("{:?}", seen.map(|seen| seen.phase()).expect("it can be looked at"))

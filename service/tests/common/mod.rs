@@ -69,7 +69,7 @@ impl Site {
     /// A directory of a message or job, with its `peer` file.
     pub fn directory(&self, place: Place, msgid: MsgId, peer: &str, role: Role) {
         self.fs.make_dir(&place.dir(msgid)).unwrap();
-        let owner = Owner::new(&*self.fs, username(peer), role, None);
+        let owner = Owner::new(&*self.fs, username(peer), role, None).unwrap();
         owner.facts().hint(&*self.fs, &place.file(msgid, PEER)).unwrap();
     }
 

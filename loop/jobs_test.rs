@@ -1,0 +1,146 @@
+//! Jobs under the loop, one promise each.
+
+use crate::jobs::Job;
+use crate::rig_test::{MSGID, Rig, bare};
+use crate::{incoming, outgoing};
+use spool::fs::Fs;
+use spool::layout::{self, KEY, MESSAGE, Owner, PEER, Place};
+use spool::look;
+use spool::name::{Digest, Role};
+use spool::report::Turn;
+use spool::url::{Sealed, Word};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A file that could not be read (`cp -al` had given it a second link) was taken
+/// for a lost one: our own job for one that we run, and its logs were destroyed;
+/// its message for an orphan, and removed. Nothing is decided while it is so.
+#[tokio::test]
+async fn what_cannot_be_read_is_not_lost() {
+    let rig = Rig::new(Word::Gone, "", |_| bare(404, None));
+    rig.submitted();
+    let aside = rig.directory.path().join("snap");
+    for (place, name) in [(Place::Jobs, PEER), (Place::Jobs, KEY), (Place::Queue, PEER), (Place::Queue, MESSAGE)] {
+        let path = rig.directory.path().join(place.file(MSGID, name));
+        let before = rig.names();
+        std::fs::hard_link(&path, &aside).unwrap();
+        let report = match place {
+            Place::Jobs => Job::new(rig.world.clone(), MSGID).once().await,
+            Place::Queue | Place::Rqueue => outgoing::work(&rig.world, MSGID).await,
+        };
+        assert_eq!((report.turn, report.cause.as_deref()), (Turn::Later, Some("disk")), "{name}: {report:?}");
+        assert!(report.error.unwrap().contains("2 links"));
+        std::fs::remove_file(&aside).unwrap();
+        assert_eq!(rig.names(), before, "{name}");
+    }
+    assert!(rig.disk.exists(&Place::Jobs.file(MSGID, "out")));
+}
+
+/// A peer that could not be read made its jobs look as if they had no receipt.
+#[tokio::test]
+async fn a_job_whose_peer_is_not_known_at_the_moment_is_not_cancelled() {
+    let rig = Rig::new(Word::Gone, "", |_| bare(404, None));
+    rig.submitted().receipted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    rig.world.know(Default::default());
+    let before = rig.names();
+    let mut job = Job::new(rig.world.clone(), MSGID);
+    let report = job.step().await;
+    assert_eq!(report.cause.as_deref(), Some("no_peer"), "{report:?}");
+    assert_eq!(rig.names(), before);
+}
+
+/// A stream that panicked left its channel noted as running: nothing pulled it
+/// any more, and nobody said so.
+#[tokio::test]
+async fn a_stream_that_panics_is_named_and_opened_anew() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counts = count.clone();
+    let rig = Rig::new(Word::Ok, "", move |_| {
+        counts.fetch_add(1, Ordering::Relaxed);
+        panic!("a bug")
+    });
+    rig.submitted().receipted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    let (wake, reports) = (Notify::new(), Mutex::new(Vec::new()));
+    let tell = |report| reports.lock().unwrap().push(report);
+    let attended = Job::new(rig.world.clone(), MSGID).attend(&wake, tell);
+    assert!(tokio::time::timeout(Duration::from_millis(1500), attended).await.is_err(), "it goes on");
+    assert!(count.load(Ordering::Relaxed) > 3, "each channel is pulled again");
+    let reports = reports.into_inner().unwrap();
+    assert!(reports.iter().any(|report| report.error.as_deref().is_some_and(|error| error.contains("a bug"))));
+}
+
+/// The lock was let go before the changes were made that were decided under it.
+#[tokio::test]
+async fn a_job_is_changed_under_its_lock() {
+    let rig = Rig::new(Word::Gone, "", |_| bare(404, None));
+    // Nobody waits for it: it is cancelled, the peer asked, done, and forgotten.
+    rig.submitted();
+    rig.disk.hint(&Place::Jobs.file(MSGID, "sent"), b"").unwrap();
+    rig.disk.unlocked();
+    let report = Job::new(rig.world.clone(), MSGID).once().await;
+    assert_eq!(report.turn, Turn::Gone, "{report:?}");
+    assert_eq!(rig.disk.unlocked(), Vec::<String>::new());
+}
+
+/// `netplumb loop jobs ID` beside the daemon, or a loop that outlived its daemon,
+/// pulled the same logs: each cut off what the other had just appended.
+#[tokio::test]
+async fn one_process_pulls_the_logs_of_a_job() {
+    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    rig.submitted().receipted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    let attend = || async {
+        let wake = Notify::new();
+        let attended = Job::new(rig.world.clone(), MSGID).attend(&wake, |_| {});
+        tokio::time::timeout(Duration::from_millis(300), attended).await
+    };
+    let mut first = Box::pin(attend());
+    let (second, _) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            attend().await
+        },
+        &mut first
+    );
+    let report = second.expect("it does not go on");
+    assert_eq!((report.turn, report.cause.as_deref()), (Turn::Later, Some("lock")), "{report:?}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(attend().await.is_err(), "the first has let go");
+}
+
+/// The sender's job is over, and its message gone with the queue: `sta` says the
+/// outcome. That was taken for trouble, and the fetch was tried for a week.
+#[tokio::test]
+async fn a_message_whose_job_has_an_outcome_is_not_fetched_for_ever() {
+    let rig = Rig::new(Word::Done, "outcome cancelled", |_| bare(404, None));
+    let (fs, file) = (&*rig.disk, |name: &str| Place::Rqueue.file(MSGID, name));
+    layout::make_dirs(fs, &file("onetime")).unwrap();
+    let owner = Owner::new(fs, rig.known.remote.username.clone(), Role::Recipient, None).unwrap();
+    owner.facts().hint(fs, &file(PEER)).unwrap();
+    ["onetime/cert.pem", "onetime/key"].iter().for_each(|name| fs.hint(&file(name), b"half a key").unwrap());
+    look::key_facts(fs, &Place::Rqueue.dir(MSGID)).unwrap().unwrap().hint(fs, &file("peer.ok")).unwrap();
+    let said = Sealed { digest: Digest([1; 32]), length: 100, key: Digest::of(b"half a key") };
+    look::sealed_facts(&said).hint(fs, &file("recv.req")).unwrap();
+    let report = incoming::work(&rig.world, MSGID).await;
+    assert_eq!(report.turn, Turn::Gone, "{report:?}");
+    assert!(!fs.exists(&Place::Rqueue.dir(MSGID)));
+}
+
+/// The largest message is larger by its sealing: read with the bound of the plain
+/// one it was lost, and its job cancelled.
+#[test]
+fn the_largest_message_is_not_lost() {
+    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    rig.submitted();
+    let message = vec![7; look::MESSAGE_MAX];
+    let sealed = rig.world.spool_key.seal("message", &message);
+    assert_eq!(sealed.len(), look::MESSAGE_REST_MAX);
+    rig.disk.hint(&Place::Queue.file(MSGID, MESSAGE), &sealed).unwrap();
+    let ages = rig.world.settings.ages();
+    let seen = look::queue(&*rig.disk, MSGID, &ages, |bytes, _| bytes == sealed, |_, _| true).unwrap();
+    assert!(seen.message);
+}

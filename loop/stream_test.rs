@@ -1,0 +1,129 @@
+//! Streams from peers that do not do what they should, one promise each.
+
+use crate::net::{Answer, Get};
+use crate::pull::{Pull, Want};
+use crate::rig_test::{MSGID, Rig, bare};
+use crate::stream::{Event, Stream};
+use spool::fs::Fs;
+use spool::layout;
+use spool::log::WINDOW;
+use spool::name::Chan;
+use spool::segment::{HEADER, Header, OVERHEAD, RECORD, Records, SEGMENT};
+use spool::url::Word;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+const LINES: &str = "0 0 9\n2 0 9\n3 0 9\n";
+
+type Heard = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Starts the streams of these channels, and gives what they say.
+fn start(rig: &Rig, channels: &[Chan]) -> UnboundedReceiver<Event> {
+    let (events, said) = unbounded_channel();
+    layout::make_dirs(&*rig.disk, &layout::Place::Jobs.dir(MSGID)).unwrap();
+    for &chan in channels {
+        let pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(chan)).unwrap();
+        let stream = Stream::new(rig.world.clone(), rig.known.clone(), pull, events.clone());
+        tokio::spawn(stream.run());
+    }
+    said
+}
+
+/// Counts pulls, and answers each as `pulled` says.
+fn counted(pulled: impl Fn(&Get) -> Answer + Send + Sync + 'static) -> (Rig, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counts = count.clone();
+    let rig = Rig::new(Word::Ok, LINES, move |get| {
+        counts.fetch_add(1, Ordering::Relaxed);
+        pulled(get)
+    });
+    (rig, count)
+}
+
+/// Each stream asked after a bare status, and each reply ended the others'
+/// waiting: as fast as the network carried it, for as long as pulls failed.
+#[tokio::test]
+async fn streams_that_fail_alike_do_not_wake_each_other() {
+    let (rig, count) = counted(|_| bare(404, None));
+    let _said = start(&rig, &[Chan::CONTROL, Chan::STDOUT, Chan::STDERR]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let pulls = count.load(Ordering::Relaxed);
+    assert!((3..150).contains(&pulls), "{pulls} pulls in a second");
+}
+
+/// What the waiting is for: the first word after an outage ends it.
+#[tokio::test]
+async fn a_peer_that_comes_into_reach_is_asked_at_once() {
+    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    let username = &rig.known.remote.username;
+    let is_woken = |heard: &mut Heard| {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        heard.as_mut().poll(&mut context).is_ready()
+    };
+    let mut heard: Heard = Box::pin(rig.world.heard(username));
+    assert!(!is_woken(&mut heard));
+    rig.world.reach(username);
+    assert!(!is_woken(&mut heard), "it was never away");
+    rig.world.miss(username);
+    rig.world.reach(username);
+    assert!(is_woken(&mut heard));
+    let mut heard: Heard = Box::pin(rig.world.heard(username));
+    assert!(!is_woken(&mut heard));
+    rig.world.hear(username);
+    assert!(is_woken(&mut heard), "it spoke by itself");
+}
+
+/// A segment of so many full records, as its producer would have sealed it.
+fn segment(rig: &Rig, n: u64, base: u64, plain: u64, count: usize) -> Vec<u8> {
+    let header = Header { msgid: MSGID, stream: rig.stream(Chan::STDOUT), n, base, plain, salt: [1; 32] };
+    let (mut records, mut sealed) = (Records::new(&rig.keys, &header), header.bytes().to_vec());
+    (0..count).for_each(|_| records.seal(&[7; RECORD], &mut sealed));
+    sealed
+}
+
+/// The window was asked for and not kept: whatever a peer sent was written, to
+/// the last free byte of the disk.
+#[test]
+fn a_peer_that_sends_more_than_was_asked_for_fills_no_disk() {
+    let rig = Rig::new(Word::Ok, LINES, |_| bare(404, None));
+    layout::make_dirs(&*rig.disk, &layout::Place::Jobs.dir(MSGID)).unwrap();
+    let mut pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(Chan::STDOUT)).unwrap();
+    let count = (SEGMENT as usize - HEADER) / (RECORD + OVERHEAD);
+    let (sealed, plain) = ((count * (RECORD + OVERHEAD)) as u64, (count * RECORD) as u64);
+    for _ in 0..20 {
+        let Want::Get { n, from, .. } = pull.want() else { break };
+        let bytes = segment(&rig, n, n * sealed, n * plain, count);
+        if from < bytes.len() as u64 {
+            let _ = pull.feed(&bytes[from as usize..]);
+        } else {
+            pull.close(from);
+        }
+    }
+    let held = pull.offset();
+    assert!((WINDOW - SEGMENT..=WINDOW).contains(&held), "{held} bytes are held");
+}
+
+/// A damaged hint of the reader ended the task that read it.
+#[test]
+fn a_damaged_hint_of_the_reader_opens_the_window_and_no_more() {
+    let rig = Rig::new(Word::Ok, LINES, |_| bare(404, None));
+    layout::make_dirs(&*rig.disk, &layout::log_in(MSGID, Chan::STDOUT)).unwrap();
+    rig.disk.hint(&format!("{}/read", layout::log_in(MSGID, Chan::STDOUT)), b"18446744073709551615\n").unwrap();
+    let mut pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(Chan::STDOUT)).unwrap();
+    assert!(matches!(pull.want(), Want::Get { n: 0, from: 0, .. }));
+}
+
+/// A peer that said of each segment that it is empty (416) had us ask as fast as
+/// it answered; the same with answers that are over before a byte came.
+#[tokio::test]
+async fn a_peer_that_brings_nothing_is_not_asked_in_a_tight_circle() {
+    for answer in [|| bare(416, Some(0)), || bare(204, None), || bare(206, None)] {
+        let (rig, count) = counted(move |_| answer());
+        let _said = start(&rig, &[Chan::STDOUT]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let pulls = count.load(Ordering::Relaxed);
+        assert!((2..50).contains(&pulls), "{pulls} pulls in half a second");
+    }
+}
