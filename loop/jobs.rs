@@ -5,32 +5,30 @@
 //! handed back to the schedule when it only waits for one word of the peer.
 
 use crate::World;
-use crate::comm::{self, Given, Trouble, given};
+use crate::comm::Trouble;
 use crate::net::Net;
 use crate::peers::Known;
-use crate::state::{self, Came, Change, File, RecipientStep, SenderStep};
-use crate::steps::{self, Steps};
+use crate::state::{self, Change, RecipientStep, SenderStep};
+use crate::steps::Steps;
 use crate::stream::Event;
 use crate::streams::Streams;
-use spool::atomic::SICK;
 use spool::crypto::Key;
-use spool::facts::Facts;
 use spool::fs::Lock;
-use spool::layout::{self, MESSAGE, ONETIME, Owner, PLUMB, Place, SEALED, log_in, log_out, rest_label};
-use spool::log::{self, Writer};
+use spool::layout::{MESSAGE, Owner, PLUMB, Place, log_in, rest_label};
 use spool::look::{self, MESSAGE_REST_MAX};
 use spool::name::{Chan, Digest, MsgId, Role};
-use spool::outcome::Outcome;
 use spool::phase::{Mark, RecipientPhase, SenderPhase};
 use spool::report::{Report, Turn};
 use spool::retry::{Backoff, Ceiling};
-use spool::segment::{self, EndKind, JobKeys};
+use spool::segment::JobKeys;
 use spool::tap1::{self, Kind};
-use spool::url::Ask;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
+
+#[path = "job_acts.rs"]
+mod acts;
 
 /// After its input was aborted, a recipient has this long to end by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -315,208 +313,6 @@ impl<N: Net> Job<N> {
             (Some(_), _, None) => true,
             _ => false,
         })
-    }
-
-    /// Does the step. `None`: it is not due, or nothing is to be done but wait.
-    /// The lock is let go while a word is waited for, and taken again for what it changes.
-    async fn act(
-        &mut self,
-        decided: &Decided,
-        lock: &mut Option<Lock>,
-        steps: &mut Steps,
-    ) -> Result<Option<(Came, Option<Outcome>)>, Trouble> {
-        let fs = &*self.world.fs;
-        let ask = match decided {
-            Decided::Gone => return Ok(Some((Came::Worked, None))),
-            Decided::Sender(step) => match step {
-                SenderStep::Rest => return Ok(Some((Came::Worked, None))),
-                SenderStep::Forget | SenderStep::Abort | SenderStep::Cancel => {
-                    steps.did("end");
-                    return Ok(Some((Came::Worked, None)));
-                }
-                SenderStep::Finish => return Ok(Some((Came::Worked, Some(self.sender_outcome()?)))),
-                SenderStep::Tell | SenderStep::Cxl => Ask::Cxl,
-                SenderStep::Stream => Ask::Sta,
-            },
-            Decided::Recipient(step, _) => match step {
-                RecipientStep::Rest => return Ok(Some((Came::Worked, None))),
-                // A delivery that could not be synced is not to be told of.
-                RecipientStep::Clean if fs.exists(SICK) => {
-                    return Err(Trouble::new("sick", "a sync has failed since the daemon started"));
-                }
-                RecipientStep::Forget | RecipientStep::Destroy | RecipientStep::Clean | RecipientStep::Cancel => {
-                    steps.did("clean");
-                    return Ok(Some((Came::Worked, None)));
-                }
-                RecipientStep::Finish => return Ok(Some((Came::Worked, Some(self.recipient_outcome()?)))),
-                RecipientStep::Vouch => {
-                    self.owed.ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
-                    steps.did("receipt");
-                    return Ok(Some((Came::Worked, None)));
-                }
-                RecipientStep::Rcp => {
-                    let receipt = self.receipt()?;
-                    Ask::Rcp(receipt.ok_or_else(|| Trouble::new("disk", "the receipt changed meanwhile"))?)
-                }
-                RecipientStep::Ask | RecipientStep::Stream | RecipientStep::Release => Ask::Sta,
-            },
-        };
-        let flows = matches!(
-            decided,
-            Decided::Sender(SenderStep::Stream) | Decided::Recipient(RecipientStep::Stream | RecipientStep::Rcp, false)
-        );
-        let now = self.world.clock.now();
-        if flows && now < self.ask_at {
-            return Ok(None);
-        }
-        let stream =
-            matches!(decided, Decided::Sender(SenderStep::Stream) | Decided::Recipient(RecipientStep::Stream, _));
-        if stream && !std::mem::replace(&mut self.flowed, true) {
-            // A job whose logs have just begun to flow is there.
-            self.ask_at = now + self.ask_every();
-            return Ok(None);
-        }
-        *lock = None;
-        let peer = self.peer.clone().ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
-        let verb = ask.verb();
-        let reply = comm::ask(&self.world, &peer, ask, self.msgid).await?;
-        steps.heard();
-        let came = comm::came(&reply);
-        steps.did(&format!("{verb} {}", steps::word(came)));
-        *lock = self.lock()?;
-        if lock.is_none() {
-            // It was removed meanwhile: the next look finds nothing.
-            return Ok(Some((Came::Silence, None)));
-        }
-        self.ask_at = now
-            + if stream {
-                self.backoff.reset();
-                self.live()?;
-                self.ask_every()
-            } else {
-                self.backoff.delay(self.ceiling().max(Ceiling::Foreground), &*self.world.rng)
-            };
-        let outcome = match (came, given(&reply)) {
-            (_, Some(Given::Outcome(outcome))) => Some(outcome),
-            (Came::Gone, _) => Some(Outcome::Unknown),
-            _ => None,
-        };
-        Ok(Some((came, outcome)))
-    }
-
-    /// Notes, once in a while, that a job whose logs flow does not lie idle.
-    fn live(&self) -> Result<(), Trouble> {
-        let (fs, path) = (&*self.world.fs, Place::Jobs.file(self.msgid, "alive"));
-        let uptime = spool::clock::uptime(fs)?;
-        if log::hinted(fs, &path)?.saturating_add(ALIVE_EVERY) < uptime {
-            log::hint(fs, &path, uptime)?;
-        }
-        Ok(())
-    }
-
-    fn ask_every(&self) -> Duration {
-        ASK_EVERY / 2 + Duration::from_millis(self.world.rng.below(ASK_EVERY.as_millis() as u64))
-    }
-
-    /// Our receipt, if it lies here and is right as far as that can be known.
-    fn receipt(&self) -> Result<Option<Digest>, Trouble> {
-        let facts = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Receipt)?;
-        let receipt = facts.and_then(|facts| facts.value("receipt"));
-        Ok(receipt.filter(|receipt| self.owed.is_none_or(|owed| owed == *receipt)))
-    }
-
-    /// What is put down when nothing more will come from the recipient.
-    fn sender_outcome(&self) -> Result<Outcome, Trouble> {
-        let boot_is_same = self.owner.as_ref().is_some_and(|owner| owner.boot == spool::clock::boot());
-        let sent = self.has(Mark::Sent)? || self.has(Mark::Receipt)? || !boot_is_same;
-        Ok(if sent { Outcome::Unknown } else { Outcome::NotStarted })
-    }
-
-    fn has(&self, mark: Mark) -> Result<bool, Trouble> {
-        Ok(self.world.fs.is_there(&Place::Jobs.file(self.msgid, mark.name()))?)
-    }
-
-    /// What is put down when a job that we run is over.
-    fn recipient_outcome(&self) -> Result<Outcome, Trouble> {
-        let exit = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::RunExit)?;
-        Ok(match exit.and_then(|facts| facts.value("outcome")) {
-            Some(outcome) => outcome,
-            None if self.has(Mark::RunStarted)? || self.has(Mark::RunExit)? => Outcome::Interrupted,
-            None => Outcome::NotStarted,
-        })
-    }
-
-    fn apply(&mut self, change: Change, outcome: &Option<Outcome>) -> Result<(), Trouble> {
-        let fs = &*self.world.fs;
-        let file = |name: &str| Place::Jobs.file(self.msgid, name);
-        match change {
-            Change::PutInJob(mark) => {
-                let facts = Facts::new().with_some("outcome", outcome.as_ref());
-                steps::put_in_job(fs, self.msgid, mark, facts)?;
-            }
-            Change::Put(Mark::Receipt) => {
-                Facts::new().with_some("receipt", self.owed).hint(fs, &file(Mark::Receipt.name()))?;
-            }
-            Change::Put(mark) => Facts::new().with("at", spool::clock::uptime(fs)?).hint(fs, &file(mark.name()))?,
-            Change::Lose(File::Key) => fs.remove(&file(ONETIME))?,
-            Change::Lose(File::Sealed) => {
-                fs.remove(&file(SEALED))?;
-                for mark in [Mark::PeerReq, Mark::PeerOk, Mark::RecvReq, Mark::RecvRdy] {
-                    fs.remove(&file(mark.name()))?;
-                }
-            }
-            Change::Abort => self.abort()?,
-            Change::Destroy => {
-                self.lose_running()?;
-                for name in ["in", "out", MESSAGE, ONETIME, SEALED] {
-                    fs.remove(&file(name))?;
-                }
-                for mark in [Mark::PeerReq, Mark::PeerOk, Mark::RecvReq, Mark::RecvRdy, Mark::Cancel] {
-                    fs.remove(&file(mark.name()))?;
-                }
-                (self.keys, self.owed) = (None, None);
-            }
-            Change::ForgetQueue => fs.remove(&Place::Queue.dir(self.msgid))?,
-            Change::ForgetJob => {
-                self.lose_running()?;
-                fs.remove(&Place::Jobs.dir(self.msgid))?;
-            }
-            Change::Keep(_)
-            | Change::Lose(File::Certificate | File::Message)
-            | Change::Take(_)
-            | Change::Deliver
-            | Change::ForgetRqueue => unreachable!("no step of a job has this change"),
-        }
-        Ok(())
-    }
-
-    /// Removes the lock of a keeper that was killed before it could.
-    fn lose_running(&self) -> Result<(), Trouble> {
-        let (fs, path) = (&*self.world.fs, layout::running(self.msgid));
-        if fs.exists(&path)
-            && let Some(_lock) = fs.lock_file(&path, Duration::ZERO)?
-        {
-            fs.remove(&path)?;
-        }
-        Ok(())
-    }
-
-    /// Ends our input log in place of the `plumb` that is gone.
-    fn abort(&self) -> Result<(), Trouble> {
-        Ok(self.input()?.end(EndKind::Aborted)?)
-    }
-
-    /// Was our input broken off, by us or by a `plumb` that could not read it?
-    fn has_aborted(&self) -> Result<bool, Trouble> {
-        Ok(self.input()?.ended().is_some_and(|end| end.kind == EndKind::Aborted))
-    }
-
-    fn input(&self) -> Result<Writer, Trouble> {
-        let keys = self.keys.clone().ok_or_else(|| Trouble::new("disk", "the job's secret is lost"))?;
-        let dir = log_out(self.msgid, Chan::STDIN);
-        layout::make_dirs(&*self.world.fs, &dir)?;
-        let stream = segment::Stream { chan: Chan::STDIN, producer: Role::Sender };
-        Ok(Writer::open(self.world.fs.clone(), &dir, keys, stream)?)
     }
 
     /// Starts the streams that this side pulls, those that do not run yet.

@@ -1,8 +1,8 @@
 //! One message, one step: the part of netplumb that holds the keys and dials.
 //!
-//! `state.rs` has the tables; `outgoing.rs`, `incoming.rs` and `jobs.rs` look at
-//! a directory under its lock, do the step that the tables name, and carry out
-//! its changes; `pull.rs` and `stream.rs` copy the logs of jobs. Time, chance,
+//! `state.rs` has the tables; `outgoing.rs`, `incoming.rs` and `jobs.rs` (with `job_acts.rs`)
+//! look at a directory under its lock, do the step that the tables name, and
+//! carry out its changes; `pull.rs` and `stream.rs` copy the logs of jobs. Time, chance,
 //! disk and network are arguments ([`World`]), so all of it runs in a
 //! simulator. Nothing in memory matters after a restart: every step looks
 //! again. `worker.rs` is the daemon's child.

@@ -287,7 +287,7 @@ fn our_reader_stops(long: Duration) {
         progress.display()
     );
     let mut spools = Spools::of(&a, &b);
-    let mut child = start(&a, &["b", &text]);
+    let mut child = start(&a, &["-q", "b", &text]);
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     assert_eq!(read_up_to(&mut stdout, part).len(), part);
     spools.watch(long / 2);
