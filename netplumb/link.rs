@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 /// One direction takes so much at a time, in bytes: what a cut can lose beside the sockets' buffers.
@@ -27,9 +27,15 @@ struct State {
     bytes: AtomicU64,
     opened: AtomicU64,
     silent: AtomicBool,
-    connections: Mutex<Vec<(TcpStream, TcpStream)>>,
+    connections: Mutex<Vec<Weak<Connection>>>,
     /// When the link is free again.
     free_at: Mutex<Instant>,
+}
+
+/// Whoever dialled, and the target. Both close when neither direction passes anything any more.
+struct Connection {
+    near: TcpStream,
+    far: TcpStream,
 }
 
 impl Link {
@@ -58,11 +64,12 @@ impl Link {
     /// Closes every connection; says how many there were.
     pub fn cut(&self) -> usize {
         let connections = std::mem::take(&mut *lock(&self.state.connections));
-        for (near, far) in &connections {
-            let _ = near.shutdown(Shutdown::Both);
-            let _ = far.shutdown(Shutdown::Both);
+        let living: Vec<Arc<Connection>> = connections.iter().filter_map(Weak::upgrade).collect();
+        for connection in &living {
+            let _ = connection.near.shutdown(Shutdown::Both);
+            let _ = connection.far.shutdown(Shutdown::Both);
         }
-        connections.len()
+        living.len()
     }
 
     /// From here on nothing passes and nothing closes, or everything again.
@@ -90,19 +97,18 @@ impl State {
         let Ok(far) = TcpStream::connect(target) else { return };
         let _ = near.set_nodelay(true);
         let _ = far.set_nodelay(true);
-        let clones = (near.try_clone(), far.try_clone(), near.try_clone(), far.try_clone());
-        let (Ok(near_kept), Ok(far_kept), Ok(near_back), Ok(far_back)) = clones else { return };
+        let connection = Arc::new(Connection { near, far });
         {
             let mut connections = lock(&self.connections);
-            connections.retain(|(near, _)| near.peer_addr().is_ok());
-            connections.push((near_kept, far_kept));
+            connections.retain(|connection| connection.strong_count() > 0);
+            connections.push(Arc::downgrade(&connection));
         }
-        let back = self.clone();
-        std::thread::spawn(move || back.pass(far_back, near_back));
-        self.pass(near, far);
+        let (state, back) = (self.clone(), connection.clone());
+        std::thread::spawn(move || state.pass(&back.far, &back.near));
+        self.pass(&connection.near, &connection.far);
     }
 
-    fn pass(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream) {
         let mut buffer = vec![0; PIECE];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             self.hold();

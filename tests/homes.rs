@@ -60,9 +60,24 @@ pub fn pair_behind_links(bytes_per_second: u64) -> (Peer, Peer, [Link; 2]) {
     (a, b, links)
 }
 
+/// What a test's environment may not decide: as many descriptors as we may have,
+/// and an INT that reaches our children (a shell has its background jobs ignore
+/// it; one that we catch is at its default after exec).
+fn settle_ourselves() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let limit = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        let always = Arc::new(AtomicBool::new(true));
+        signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, always).expect("a handler");
+    });
+}
+
 impl Peer {
     /// A fresh identity in a directory of its own.
     pub fn new(name: &'static str, parent: Option<&Path>) -> Peer {
+        settle_ourselves();
         let directory = match parent {
             Some(parent) => tempfile::tempdir_in(parent),
             None => tempfile::tempdir(),

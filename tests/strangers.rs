@@ -223,7 +223,6 @@ struct Harm {
 }
 
 fn suffer(strangers: Flood, name: &str) -> Harm {
-    raise_descriptors();
     let seed = seed(name);
     let (a, b) = pair_up();
     let trap = Trap::set();
@@ -292,12 +291,6 @@ fn suffer(strangers: Flood, name: &str) -> Harm {
     c.plumb(&["b", "cat"], b"honest").good();
     assert_ne!(rest(&d, jobs + 1), alone, "control: one job more is seen");
     harm
-}
-
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 #[test]
