@@ -15,7 +15,7 @@ use spool::look::{self, Ages};
 use spool::name::{MsgId, Role, Username};
 use spool::phase::RecipientSeen;
 use spool::retry::{Backoff, Ceiling};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -30,6 +30,12 @@ type Stage = (bool, bool, bool, bool);
 
 fn stage(seen: &RecipientSeen) -> Stage {
     (seen.started, seen.outputs_ended, seen.exit, seen.control_ended)
+}
+
+/// What was seen of a job that waits for its keeper, and when.
+struct Looked {
+    at: Duration,
+    stage: Stage,
 }
 
 /// A keeper that lives.
@@ -55,7 +61,7 @@ pub(crate) struct Keepers {
     quota: usize,
     running: HashMap<MsgId, Running>,
     /// By peer, in order of birth.
-    waiting: HashMap<Username, BTreeSet<(u64, MsgId)>>,
+    waiting: HashMap<Username, BTreeMap<(u64, MsgId), Looked>>,
     failed: HashMap<MsgId, Failed>,
     unseen: VecDeque<MsgId>,
     retries: BTreeSet<(Duration, MsgId)>,
@@ -181,7 +187,8 @@ impl Keepers {
                 self.running.insert(msgid, Running { peer: owner.username, ours: None });
             }
             Ok(Some((owner, seen))) if seen.wants_keeper() => {
-                self.waiting.entry(owner.username).or_default().insert((owner.born, msgid));
+                let looked = Looked { at: now, stage: stage(&seen) };
+                self.waiting.entry(owner.username).or_default().insert((owner.born, msgid), looked);
             }
             Ok(_) => drop(self.failed.remove(&msgid)),
             Err(error) => self.got_nowhere(msgid, &error.to_string(), now, rng),
@@ -194,17 +201,23 @@ impl Keepers {
             let quota = self.quotas.get(&peer).copied().unwrap_or(self.quota);
             let mut room = quota.saturating_sub(self.running.values().filter(|keeper| keeper.peer == peer).count());
             while room > 0 {
-                let Some((_, msgid)) = self.waiting.get_mut(&peer).and_then(BTreeSet::pop_first) else { break };
+                let Some(((_, msgid), looked)) = self.waiting.get_mut(&peer).and_then(BTreeMap::pop_first) else {
+                    break;
+                };
                 // It may have waited for long: what was seen then may be past.
-                match self.seen(fs, msgid) {
-                    Ok(Some((_, seen))) if seen.wants_keeper() => {
-                        room -= usize::from(self.start_one(msgid, &peer, stage(&seen), now, rng));
-                    }
-                    Ok(_) => {}
+                let found = match looked.at == now {
+                    true => Ok(Some(looked.stage)),
+                    false => self
+                        .seen(fs, msgid)
+                        .map(|seen| seen.filter(|(_, seen)| seen.wants_keeper()).map(|(_, seen)| stage(&seen))),
+                };
+                match found {
+                    Ok(Some(stage)) => room -= usize::from(self.start_one(msgid, &peer, stage, now, rng)),
+                    Ok(None) => {}
                     Err(error) => self.got_nowhere(msgid, &error.to_string(), now, rng),
                 }
             }
-            if self.waiting.get(&peer).is_some_and(BTreeSet::is_empty) {
+            if self.waiting.get(&peer).is_some_and(BTreeMap::is_empty) {
                 self.waiting.remove(&peer);
             }
         }

@@ -260,16 +260,17 @@ impl Session {
     /// Gives the worker what is due, starts keepers, writes `why` files.
     fn act(&mut self, now: Duration) {
         let disk = self.disk.clone();
+        // Keepers first: somebody waits for what a command says, and a process takes a while to begin.
+        let lost = self.keepers.tick(&*disk, now, &self.system);
+        for msgid in lost.into_iter().chain(self.waited.tick(&*disk, now)) {
+            self.schedule.look(Place::Jobs, msgid, Because::Event, now, &self.system);
+        }
         self.schedule.sort(SORTED_MAX, &mut |place, msgid| {
             Owner::read(&*disk, &place.dir(msgid)).ok().flatten().map(|owner| owner.username)
         });
         self.schedule.tick(now, &self.system);
         if self.worker.is_running() && now >= self.full_until {
             self.give_orders(now);
-        }
-        let lost = self.keepers.tick(&*disk, now, &self.system);
-        for msgid in lost.into_iter().chain(self.waited.tick(&*disk, now)) {
-            self.schedule.look(Place::Jobs, msgid, Because::Event, now, &self.system);
         }
         for (place, msgid) in self.whys.due(now) {
             let (watch, whys) = (&self.watch, &mut self.whys);
