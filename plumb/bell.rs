@@ -4,6 +4,7 @@
 use crate::input::InputEnd;
 use crate::output::Delivered;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 use spool::name::Chan;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -116,7 +117,9 @@ impl Over {
     /// Waits until it is, or until this descriptor has something to read, or hung up; says whether it is.
     pub fn comes_before(&self, source: BorrowedFd) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::from_borrowed_fd(source, PollFlags::IN)];
-        poll(&mut fds, None).is_ok() && !fds[0].revents().is_empty()
+        // A signal is no reason to go on to a read that nothing could interrupt.
+        while poll(&mut fds, None) == Err(Errno::INTR) {}
+        !fds[0].revents().is_empty()
     }
 
     /// Readable when it is.
