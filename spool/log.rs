@@ -43,6 +43,13 @@ pub fn hinted(fs: &dyn Fs, path: &str) -> Result<u64> {
     Ok(std::str::from_utf8(&text).ok().and_then(|text| decimal(text.trim_end())).unwrap_or(0))
 }
 
+/// How much may lie in a consumer's copy beyond what its reader took: [`WINDOW`],
+/// or the hint `window`, which whoever the bytes are for leaves where they are
+/// to wait here as a whole.
+pub fn window(fs: &dyn Fs, dir: &str) -> u64 {
+    hinted(fs, &format!("{dir}/window")).unwrap_or(0).max(WINDOW)
+}
+
 /// Leaves an offset as a hint.
 pub fn hint(fs: &dyn Fs, path: &str, offset: u64) -> Result<()> {
     fs.hint(path, format!("{offset}\n").as_bytes())
