@@ -9,8 +9,9 @@ use crate::message::{self, Start};
 use spool::atomic;
 use spool::crypto::{Key, SpoolKey};
 use spool::fs::{Fs, Lock};
-use spool::layout::{KEY, MESSAGE, Owner, PEER, PLUMB, Place, rest_label};
-use spool::name::{Digest, MsgId, Role, Username};
+use spool::layout::{DETACHED, KEY, MESSAGE, Owner, PEER, PLUMB, Place, log_in, rest_label};
+use spool::log;
+use spool::name::{Chan, Digest, MsgId, Role, Username};
 use spool::phase::Mark;
 use spool::segment::JobKeys;
 use std::time::Duration;
@@ -96,6 +97,36 @@ impl Prepared {
     pub fn queue(&self, fs: &dyn Fs) -> Result<(), Error> {
         self.queued.appear(fs)
     }
+}
+
+/// What of each output may wait here for whoever attaches later, in bytes.
+const KEPT: u64 = 1 << 30;
+
+/// Lets the output of a job wait here, for whoever attaches later.
+pub fn keep_output(fs: &dyn Fs, msgid: MsgId) -> Result<(), Error> {
+    let outputs = [Chan::STDOUT, Chan::STDERR].map(|chan| format!("{}/window", log_in(msgid, chan)));
+    Ok(outputs.iter().try_for_each(|window| log::hint(fs, window, KEPT))?)
+}
+
+/// From here on a queued job needs no `plumb`: durable afterwards. `input_ended`:
+/// the input has its END; if that is lost later, the input broke off. Otherwise
+/// somebody who attaches may go on with it.
+pub fn detach(fs: &dyn Fs, msgid: MsgId, input_ended: bool) -> Result<(), Error> {
+    keep_output(fs, msgid)?;
+    let facts = spool::facts::Facts::new().with("input", if input_ended { "ended" } else { "open" });
+    match facts.commit(fs, &Place::Jobs.file(msgid, DETACHED)) {
+        Err(error) if !error.is_taken() => return Err(error.into()),
+        _ => {}
+    }
+    spool::layout::touch(fs, Place::Jobs, msgid);
+    Ok(())
+}
+
+/// From here on a job needs a `plumb` again, or nobody any more.
+pub fn reattach(fs: &dyn Fs, msgid: MsgId) -> Result<(), Error> {
+    fs.remove(&Place::Jobs.file(msgid, DETACHED))?;
+    spool::layout::touch(fs, Place::Jobs, msgid);
+    Ok(())
 }
 
 /// Says that a job is to end, for this reason. Harmless if it is ending already.

@@ -59,6 +59,8 @@ pub struct Job<N: Net> {
     streams: Streams,
     /// Channels whose producer knows that their END is held here.
     told: Vec<Chan>,
+    /// Nothing happened for its maximum age.
+    expired: bool,
     /// When the input was found aborted.
     aborted: Option<Duration>,
     /// When `rcp` and `sta` are due again.
@@ -82,6 +84,7 @@ impl<N: Net> Job<N> {
             owed: None,
             streams: Streams::default(),
             told: Vec::new(),
+            expired: false,
             aborted: None,
             ask_at: Duration::ZERO,
             flowed: false,
@@ -222,6 +225,9 @@ impl<N: Net> Job<N> {
                 steps.waits_for("collect");
                 return Ok(Some(Turn::Peer));
             }
+            if changes.contains(&Change::ForgetJob) && self.is_kept()? {
+                return Ok(Some(Turn::Rest));
+            }
             for change in changes {
                 self.apply(*change, &brought)?;
             }
@@ -265,6 +271,12 @@ impl<N: Net> Job<N> {
         sender && self.world.fs.is_locked(&Place::Jobs.file(self.msgid, PLUMB)).unwrap_or(true)
     }
 
+    /// Does the end of a job that nobody waited for wait to be heard?
+    fn is_kept(&self) -> Result<bool, Trouble> {
+        let sender = self.owner.as_ref().is_some_and(|owner| owner.role == Role::Sender);
+        Ok(sender && !self.expired && look::detached(&*self.world.fs, self.msgid)?.is_some())
+    }
+
     /// Looks, and asks the tables; also says whether logs flow.
     fn decide(&mut self) -> Result<(Decided, bool), Trouble> {
         let (fs, ages) = (&*self.world.fs, self.world.settings.ages());
@@ -275,7 +287,11 @@ impl<N: Net> Job<N> {
             Some(owner) if owner.role == Role::Sender => {
                 let receipt = self.receipt_is_valid(owner)?;
                 let mut seen = look::sender(fs, self.msgid, &ages, owner, self.keys.is_some(), receipt)?;
+                self.expired = seen.too_old;
                 let now = self.world.clock.now();
+                if seen.control_ended && !seen.wanted && seen.input_ended {
+                    seen.control_ended = self.has_aborted()?;
+                }
                 if seen.phase() == SenderPhase::Ending {
                     seen.patience_over = now >= *self.aborted.get_or_insert(now) + PATIENCE;
                 } else {

@@ -16,6 +16,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 pub enum Line {
     /// Run a command.
     Run(Request),
+    /// Go on with a job that was left.
+    Attach(Request, Attach),
     /// Say what is known about a host, and do nothing (`-G`).
     Config(Request),
     /// Print the help.
@@ -43,12 +45,25 @@ pub struct Request {
     pub quiet: bool,
     /// Shows no progress, even on a terminal.
     pub no_progress: bool,
-    /// The command's input is empty.
+    /// The command's input is empty; attached: what there is of it is left as it is.
     pub no_input: bool,
+    /// The job goes on without us.
+    pub detach: bool,
+    /// A peer that cannot be reached is not waited for.
+    pub now: bool,
     /// The port that was named, for `-G`; it has no use.
     pub port: Option<String>,
     /// Options that were taken and left out, for `-v`.
     pub ignored: Vec<String>,
+}
+
+/// A job to go on with.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Attach {
+    /// Its id, or the first digits of it.
+    pub id: String,
+    /// From which byte of its stdout on; without it, after what was last written.
+    pub offset: Option<u64>,
 }
 
 /// A command line that cannot be followed.
@@ -69,6 +84,10 @@ enum Means {
     Quiet,
     NoProgress,
     NoInput,
+    Detach,
+    Now,
+    Attach,
+    Offset,
     Help,
     Version,
     Config,
@@ -106,6 +125,10 @@ const OPTIONS: &[Known] = &[
     flag("q", Means::Quiet),
     flag("no-progress", Means::NoProgress),
     flag("n", Means::NoInput),
+    flag("detach", Means::Detach),
+    value("attach", Means::Attach),
+    value("offset", Means::Offset),
+    flag("now", Means::Now),
     flag("h", Means::Help),
     flag("help", Means::Help),
     flag("version", Means::Version),
@@ -125,9 +148,6 @@ const OPTIONS: &[Known] = &[
     value("infifo", Means::NotBuilt),
     value("outfifo", Means::NotBuilt),
     value("socket", Means::NotBuilt),
-    flag("now", Means::NotBuilt),
-    flag("detach", Means::NotBuilt),
-    value("attach", Means::NotBuilt),
     flag("batch", Means::NotBuilt),
     flag("repeat", Means::NotBuilt),
 ];
@@ -138,11 +158,16 @@ const SFTP_SERVER: &str = "sh -c 'PATH=$PATH:/usr/lib/openssh:/usr/libexec/opens
 
 /// Reads a command line, the program's name left out. `environment` looks up a variable.
 pub fn parse(words: Vec<OsString>, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Line, Wrong> {
-    let mut reading = Reading { words: words.into_iter(), environment, request: Request::default(), early: None };
+    let (request, attach) = (Request::default(), Attach::default());
+    let mut reading = Reading { words: words.into_iter(), environment, request, attach, early: None };
     let read = reading.all();
     let status_fd = reading.request.status_fd;
     read.map_err(|what| Wrong { what, status_fd })?;
-    Ok(reading.early.unwrap_or(Early::Run).line(reading.request))
+    let Reading { request, attach, early, .. } = reading;
+    Ok(match early {
+        None if !attach.id.is_empty() => Line::Attach(request, attach),
+        early => early.unwrap_or(Early::Run).line(request),
+    })
 }
 
 /// What an option asks for instead of running something; the first one counts.
@@ -169,6 +194,7 @@ struct Reading<'a> {
     words: std::vec::IntoIter<OsString>,
     environment: &'a dyn Fn(&str) -> Option<OsString>,
     request: Request,
+    attach: Attach,
     early: Option<Early>,
 }
 
@@ -192,6 +218,12 @@ impl Reading<'_> {
                 return Ok(());
             }
         }
+        if !self.attach.id.is_empty() {
+            return self.attaches();
+        }
+        if self.attach.offset.is_some() {
+            return Err("-offset goes with -attach".into());
+        }
         if self.request.host.is_empty() {
             return Err("no HOST; see plumb -h".into());
         }
@@ -205,6 +237,18 @@ impl Reading<'_> {
             return Err(format!("no COMMAND for {}; there is no interactive shell", self.request.host));
         }
         Ok(())
+    }
+
+    /// `-attach` names a job, which has its peer and its command already.
+    fn attaches(&self) -> Result<(), String> {
+        let request = &self.request;
+        if !request.host.is_empty() || !request.env.is_empty() || !request.user.is_empty() {
+            return Err("-attach=ID stands alone: the job has its HOST and COMMAND".into());
+        }
+        match (request.detach, request.now) {
+            (false, false) => Ok(()),
+            _ => Err("-attach goes with neither -detach nor -now".into()),
+        }
     }
 
     fn host(&mut self, word: &OsStr) -> Result<(), String> {
@@ -254,6 +298,14 @@ impl Reading<'_> {
             Means::Quiet => request.quiet = true,
             Means::NoProgress => request.no_progress = true,
             Means::NoInput => request.no_input = true,
+            Means::Detach => request.detach = true,
+            Means::Now => request.now = true,
+            Means::Attach if value.is_empty() => return Err("-attach wants the id of a job".into()),
+            Means::Attach => self.attach.id = value,
+            Means::Offset => {
+                let offset = spool::name::decimal(&value);
+                self.attach.offset = Some(offset.ok_or_else(|| format!("-offset: {value:?} is no number of bytes"))?);
+            }
             Means::Help => drop(self.early.get_or_insert(Early::Help)),
             Means::Version => drop(self.early.get_or_insert(Early::Version)),
             Means::Config => drop(self.early.get_or_insert(Early::Config)),

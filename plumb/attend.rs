@@ -8,7 +8,7 @@
 
 use crate::begin::Job;
 use crate::bell::{Event, Events};
-use crate::ending::{Ending, Reason};
+use crate::ending::{Ending, Reason, stream_name};
 use crate::input::InputEnd;
 use crate::output::Delivered;
 use crate::progress::Progress;
@@ -27,6 +27,10 @@ use spool::wait::Watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+#[path = "leave.rs"]
+mod leave;
+pub use leave::{Role, Stance};
+
 /// How long a lost wake-up can keep us.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The same signal again within this ends the wait.
@@ -34,9 +38,10 @@ const TWICE: Duration = Duration::from_secs(2);
 /// How long the loop has to say what became of a message that is gone.
 const VANISHED_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Waits for the end of a job. Both outputs and the input have their own threads already.
-pub fn attend(job: &Job, peer: &str, screen: &Screen, events: &Events) -> Ending {
-    let ending = match Attendant::new(job, peer, screen, events) {
+/// Waits for the end of a job, or until it can be left. What is delivered and
+/// fed has its own threads already.
+pub fn attend(job: &Job, peer: &str, stance: Stance, screen: &Screen, events: &Events) -> Ending {
+    let ending = match Attendant::new(job, peer, stance, screen, events) {
         Ok(attendant) => attendant.run(),
         Err(error) => Ending::failed(Reason::Disk, error),
     };
@@ -47,6 +52,7 @@ pub fn attend(job: &Job, peer: &str, screen: &Screen, events: &Events) -> Ending
 struct Attendant<'a> {
     job: &'a Job,
     peer: &'a str,
+    stance: Stance,
     screen: &'a Screen,
     events: &'a Events,
     progress: Progress<'a>,
@@ -90,7 +96,13 @@ impl Output {
 }
 
 impl<'a> Attendant<'a> {
-    fn new(job: &'a Job, peer: &'a str, screen: &'a Screen, events: &'a Events) -> Result<Attendant<'a>, Error> {
+    fn new(
+        job: &'a Job,
+        peer: &'a str,
+        stance: Stance,
+        screen: &'a Screen,
+        events: &'a Events,
+    ) -> Result<Attendant<'a>, Error> {
         let (heard, stream) = job.incoming(Chan::CONTROL);
         let watch = Watch::for_a_while();
         for directory in [Place::Jobs.dir(job.msgid()), Place::Queue.dir(job.msgid()), heard.clone()] {
@@ -100,6 +112,7 @@ impl<'a> Attendant<'a> {
         Ok(Attendant {
             job,
             peer,
+            stance,
             screen,
             events,
             progress: Progress::new(job, peer, screen),
@@ -130,6 +143,9 @@ impl<'a> Attendant<'a> {
             }
             self.speak();
             self.look_at_message();
+            if let Some(ending) = self.leaves().or_else(|| self.fails_now()) {
+                return ending;
+            }
             self.remind();
             if self.is_over() {
                 self.job.over.declare();
@@ -194,11 +210,27 @@ impl<'a> Attendant<'a> {
         match event {
             Event::Signal(signal) => return self.signal(signal),
             Event::Unread(chan, why) => {
-                self.unsaid.push_back(Control::Close(chan));
+                if self.stance.role != Role::Along {
+                    self.unsaid.push_back(Control::Close(chan));
+                }
                 self.output(chan).delivered = Some(why);
             }
+            Event::Delivered(chan, Delivered::Refused(errno)) if self.stance.role == Role::Again => {
+                let (name, id) = (stream_name(chan), self.job.msgid());
+                let what = format!("cannot write {name}: {errno}; the rest is kept for: plumb -attach={id}");
+                return Some(Ending::failed(Reason::OutputFailed, what));
+            }
             Event::Delivered(chan, delivered) => drop(self.output(chan).delivered.get_or_insert(delivered)),
-            Event::Input(InputEnd::Eof | InputEnd::Unread) => self.progress.input_ended(),
+            Event::Input(InputEnd::Eof | InputEnd::Unread) => {
+                self.progress.input_ended();
+                self.stance.feeds = false;
+                // From here on our death costs nothing.
+                if self.stance.role == Role::Again
+                    && let Err(error) = self.detach()
+                {
+                    self.screen.detail(format_args!("the job cannot be left alone: {error}"));
+                }
+            }
             Event::Input(InputEnd::Unreadable(errno)) => {
                 self.screen.note(format_args!("cannot read stdin: {errno}; the command will be killed for it"));
             }
@@ -220,6 +252,10 @@ impl<'a> Attendant<'a> {
     fn signal(&mut self, signal: i32) -> Option<Ending> {
         self.receipt |= self.has(Mark::Receipt);
         let name = signals::name(signal);
+        if self.stance.role == Role::Along {
+            let what = format!("{name}; the job goes on, and another plumb has it");
+            return signals::ends(signal).then(|| Ending::failed(Reason::Detached, what).by_signal(signal));
+        }
         if signals::ends(signal) && (self.exit.is_some() || self.done.is_some()) {
             let what = format!("{name} before all output was written");
             self.leave_done(self.exit.clone().unwrap_or(Outcome::Unknown));
@@ -231,6 +267,13 @@ impl<'a> Attendant<'a> {
         }
         if signals::ends(signal) {
             if self.asked.is_some_and(|(last, at)| last == signal && at.elapsed() < TWICE) {
+                if self.may_leave(signal) {
+                    match self.detach() {
+                        Ok(()) => return Some(Ending::goes_on(self.job.msgid()).by_signal(signal)),
+                        Err(error) => self.screen.say(format_args!("cannot leave the job: {error}")),
+                    }
+                    return None;
+                }
                 self.cancel(name);
                 let what = format!("cancelled; {} ends the command when it hears of it", self.peer);
                 return Some(Ending::failed(Reason::Cancelled, what).by_signal(signal));
@@ -249,7 +292,8 @@ impl<'a> Attendant<'a> {
         let now = if self.screen.has_progress() { Duration::ZERO } else { TWICE };
         if let Some((signal, _)) = self.asked.filter(|(_, at)| !self.reminded && at.elapsed() >= now) {
             let name = signals::name(signal);
-            let text = format!("{name} was passed on to {}; twice within 2 s it cancels the job", self.peer);
+            let what = if self.may_leave(signal) { "leaves the job to itself" } else { "cancels the job" };
+            let text = format!("{name} was passed on to {}; twice within 2 s it {what}", self.peer);
             self.screen.note(text);
             self.reminded = true;
         }
@@ -285,7 +329,7 @@ impl<'a> Attendant<'a> {
 
     /// Until there is a receipt: is the message still on its way?
     fn look_at_message(&mut self) {
-        if self.receipt || self.is_over() {
+        if self.receipt || self.is_over() || self.stance.role == Role::Along {
             return;
         }
         let msgid = self.job.msgid();
@@ -315,33 +359,19 @@ impl<'a> Attendant<'a> {
     /// All that will come has been delivered: how it ended, and the mark that says we took it.
     fn end(&self) -> Ending {
         let outcome = self.exit.clone().or(self.done.clone()).unwrap_or(Outcome::Unknown);
-        let ran = matches!(outcome, Outcome::Exited(_) | Outcome::Signal(_));
-        let mut known = outcome.clone();
-        let mut ending = Ending::of(outcome.clone());
-        for output in &self.outputs {
-            let (reason, what) = match output.delivered.clone().unwrap_or(Delivered::Stopped { at: 0 }) {
-                Delivered::Whole | Delivered::Gone => continue,
-                Delivered::Stopped { .. } | Delivered::Cut { .. } if !ran => continue,
-                Delivered::Refused(errno) => {
-                    (Reason::OutputFailed, format!("cannot write {}: {errno}", stream_name(output.chan)))
-                }
-                Delivered::Stopped { at } => {
-                    (Reason::OutputIncomplete, incomplete(output.chan, at, "its END is missing"))
-                }
-                Delivered::Cut { at } => {
-                    (Reason::OutputIncomplete, incomplete(output.chan, at, "the command was not let finish it"))
-                }
-                Delivered::Broken { at, why } => (Reason::OutputIncomplete, incomplete(output.chan, at, &why)),
-            };
-            // A command that did not run to its end says more by that than by its output.
-            if ran || outcome == Outcome::Unknown {
-                ending = Ending { outcome: Some(outcome.clone()), ..Ending::failed(reason, what) };
-                known = if reason == Reason::OutputIncomplete { Outcome::Unknown } else { known };
-                break;
+        let delivered = |output: &Output| output.delivered.clone().unwrap_or(Delivered::Stopped { at: 0 });
+        let outputs = self.outputs.each_ref().map(|output| (output.chan, delivered(output)));
+        let (ending, known) = Ending::delivered(outcome, &outputs);
+        let lost = outputs.iter().any(|(_, delivered)| matches!(delivered, Delivered::Broken { .. }));
+        match self.stance.role {
+            Role::Along => {}
+            // Somebody may ask for another place, or mend the disk.
+            Role::Again if lost => {}
+            Role::First | Role::Again | Role::Leaving => {
+                self.leave_done(known);
+                // Left to itself once, it is not any more: all of it was taken.
+                let _ = submit::reattach(&*self.job.fs, self.job.msgid());
             }
-        }
-        if self.done.is_none() {
-            self.leave_done(known);
         }
         ending
     }
@@ -368,12 +398,4 @@ fn say(speaker: &mut Option<Speaker>, job: &Job, control: &Control) -> Result<()
         }
     };
     speaker.say(control)
-}
-
-fn stream_name(chan: Chan) -> &'static str {
-    if chan == Chan::STDOUT { "stdout" } else { "stderr" }
-}
-
-fn incomplete(chan: Chan, at: u64, why: &str) -> String {
-    format!("outcome unknown, {} is incomplete at {at}: {why}", stream_name(chan))
 }

@@ -19,6 +19,7 @@ use spool::home::{Home, Settings};
 use spool::layout::{Place, log_in, log_out};
 use spool::name::{Chan, MsgId, Role, Username};
 use spool::segment::{JobKeys, Stream};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +95,7 @@ pub fn ready(host: &str) -> Result<Ready, Ending> {
     Ok(Ready { fs, root: home.spool, spool_key, ours, theirs: peer.username, settings })
 }
 
-fn home_failed(error: spool::home::Error) -> Ending {
+pub(crate) fn home_failed(error: spool::home::Error) -> Ending {
     let reason = match error {
         spool::home::Error::Io { .. } | spool::home::Error::Spool(_) => Reason::Disk,
         _ => Reason::Config,
@@ -120,13 +121,23 @@ pub fn queue(
     let over = || Over::new().map_err(|error| Ending::failed(Reason::Disk, error));
     let (fs, root, keys) = (ready.fs.clone(), ready.root.clone(), submitted.keys.clone());
     let job = Job { fs, root, keys, over: over()?, unread: over()? };
-    input::start(&job, bell, request.no_input).map_err(|error| Ending::failed(Reason::Disk, error))?;
+    let nothing = request.no_input || (request.detach && is_terminal(screen));
+    input::start(&job, bell, nothing).map_err(|error| Ending::failed(Reason::Disk, error))?;
     if !is_daemon_alive(&*job.fs) {
         screen.note(Why::because("no_daemon").text(&request.host, 0));
     }
     room.patiently(|fs| prepared.queue(fs)).map_err(|ending| ending.for_job(job.msgid()))?;
     screen.detail(format_args!("job {} is queued for {}", job.msgid(), request.host));
     Ok((job, submitted))
+}
+
+/// Nobody can type into a job that is left alone.
+fn is_terminal(screen: &Screen) -> bool {
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        screen.detail("stdin is a terminal: the command's input is empty");
+    }
+    terminal
 }
 
 /// Waits for room on the disk, and says so.

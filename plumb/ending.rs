@@ -6,8 +6,9 @@
 //! of a fixed list of reasons and a status of sysexits(3) for each. Words and
 //! numbers here are an interface: scripts match them, and `help.rs` lists them.
 
+use crate::output::Delivered;
 use crate::screen::one_line;
-use spool::name::MsgId;
+use spool::name::{Chan, MsgId};
 use spool::outcome::Outcome;
 use std::fmt;
 
@@ -30,6 +31,10 @@ pub enum Reason {
     Interrupted,
     /// It was ended on request while it ran.
     Cancelled,
+    /// It goes on, and we do not wait for it.
+    Detached,
+    /// There is no such job here, or its output was given up.
+    NoSuchJob,
     /// Our input broke off, and the command was killed for it.
     InputIncomplete,
     /// Part of the command's output cannot be had any more.
@@ -43,8 +48,9 @@ pub enum Reason {
 impl Reason {
     /// All of them, in the order in which the help lists them.
     #[cfg(test)]
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 14] = [
         Reason::Usage,
+        Reason::NoSuchJob,
         Reason::NoSuchPeer,
         Reason::InputIncomplete,
         Reason::OutputFailed,
@@ -53,6 +59,7 @@ impl Reason {
         Reason::OutcomeUnknown,
         Reason::Interrupted,
         Reason::Cancelled,
+        Reason::Detached,
         Reason::OutputIncomplete,
         Reason::Refused,
         Reason::Config,
@@ -69,6 +76,8 @@ impl Reason {
             Reason::OutcomeUnknown => "outcome-unknown",
             Reason::Interrupted => "interrupted",
             Reason::Cancelled => "cancelled",
+            Reason::Detached => "detached",
+            Reason::NoSuchJob => "no-such-job",
             Reason::InputIncomplete => "input-incomplete",
             Reason::OutputIncomplete => "output-incomplete",
             Reason::OutputFailed => "output-failed",
@@ -81,10 +90,15 @@ impl Reason {
     pub fn status(self) -> u8 {
         match self {
             Reason::Usage => 64,
+            Reason::NoSuchJob => 66,
             Reason::NoSuchPeer => 67,
             Reason::InputIncomplete | Reason::OutputFailed | Reason::Disk => 74,
             Reason::NotStarted => 75,
-            Reason::OutcomeUnknown | Reason::Interrupted | Reason::Cancelled | Reason::OutputIncomplete => 76,
+            Reason::OutcomeUnknown
+            | Reason::Interrupted
+            | Reason::Cancelled
+            | Reason::Detached
+            | Reason::OutputIncomplete => 76,
             Reason::Refused => 77,
             Reason::Config => 78,
         }
@@ -140,6 +154,42 @@ impl Ending {
         Ending { exit, reason: None, what: String::new(), outcome: Some(outcome), job: None }
     }
 
+    /// Ends before the command has: nobody need wait for it.
+    pub fn left() -> Ending {
+        Ending { exit: 0, reason: None, what: String::new(), outcome: None, job: None }
+    }
+
+    /// Ends before the command has, at a user's wish.
+    pub fn goes_on(msgid: MsgId) -> Ending {
+        Ending::failed(Reason::Detached, format!("it goes on without us; come back with: plumb -attach={msgid}"))
+    }
+
+    /// Ends as the command did, as far as its outputs came; and what is known of
+    /// the outcome now that they were delivered like this.
+    pub fn delivered(outcome: Outcome, outputs: &[(Chan, Delivered)]) -> (Ending, Outcome) {
+        let ran = matches!(outcome, Outcome::Exited(_) | Outcome::Signal(_));
+        for (chan, delivered) in outputs {
+            let (reason, what) = match delivered {
+                Delivered::Whole | Delivered::Gone => continue,
+                Delivered::Stopped { .. } | Delivered::Cut { .. } if !ran => continue,
+                Delivered::Refused(errno) => {
+                    (Reason::OutputFailed, format!("cannot write {}: {errno}", stream_name(*chan)))
+                }
+                Delivered::Stopped { at } => (Reason::OutputIncomplete, incomplete(*chan, *at, "its END is missing")),
+                Delivered::Cut { at } => {
+                    (Reason::OutputIncomplete, incomplete(*chan, *at, "the command was not let finish it"))
+                }
+                Delivered::Broken { at, why } => (Reason::OutputIncomplete, incomplete(*chan, *at, why)),
+            };
+            // A command that did not run to its end says more by that than by its output.
+            if ran || outcome == Outcome::Unknown {
+                let known = if reason == Reason::OutputIncomplete { Outcome::Unknown } else { outcome.clone() };
+                return (Ending { outcome: Some(outcome), ..Ending::failed(reason, what) }, known);
+            }
+        }
+        (Ending::of(outcome.clone()), outcome)
+    }
+
     /// The same, for this job.
     pub fn for_job(self, msgid: MsgId) -> Ending {
         Ending { job: Some(msgid), ..self }
@@ -158,7 +208,11 @@ impl Ending {
     /// The line for `-status-fd`.
     pub fn json(&self) -> String {
         let line = serde_json::json!({
-            "origin": if self.reason.is_some() { "transport" } else { "remote" },
+            "origin": match (self.reason, &self.outcome) {
+                (Some(_), _) => "transport",
+                (None, Some(_)) => "remote",
+                (None, None) => "detached",
+            },
             "status": self.reason.map_or(self.exit, Reason::status),
             "exit": self.exit,
             "reason": self.reason.map(Reason::word),
@@ -167,6 +221,15 @@ impl Ending {
         });
         format!("{line}\n")
     }
+}
+
+/// What a person calls one of the outputs.
+pub fn stream_name(chan: Chan) -> &'static str {
+    if chan == Chan::STDOUT { "stdout" } else { "stderr" }
+}
+
+fn incomplete(chan: Chan, at: u64, why: &str) -> String {
+    format!("outcome unknown, {} is incomplete at {at}: {why}", stream_name(chan))
 }
 
 #[cfg(test)]

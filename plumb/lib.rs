@@ -12,6 +12,7 @@
 mod args;
 #[cfg(test)]
 mod args_tests;
+mod attach;
 mod attend;
 mod begin;
 mod bell;
@@ -26,8 +27,11 @@ mod signals;
 mod why;
 
 use args::{Line, Request, Wrong};
-use bell::Events;
+use attend::{Role, Stance};
+use begin::Job;
+use bell::{Bell, Events};
 use ending::{Ending, Reason};
+use output::Taking;
 use screen::Screen;
 use spool::name::Chan;
 use std::fs::File;
@@ -42,13 +46,8 @@ pub fn main() -> ExitCode {
         Ok(Line::Help) => print(help::HELP),
         Ok(Line::Version) => print(&help::version()),
         Ok(Line::Config(request)) => print(&help::config(&request)),
-        Ok(Line::Run(request)) => {
-            let screen = Arc::new(Screen::new(request.quiet, request.verbose, !request.no_progress));
-            match status_file(request.status_fd) {
-                Ok(status) => tell(&run(&request, &screen), &screen, status),
-                Err(ending) => tell(&ending, &screen, None),
-            }
-        }
+        Ok(Line::Run(request)) => end(&request, |screen| attempt(&request, screen)),
+        Ok(Line::Attach(request, wish)) => end(&request, |screen| attach::attach(&request, &wish, screen)),
         Err(Wrong { what, status_fd }) => {
             let screen = Screen::new(false, false, false);
             tell(&Ending::failed(Reason::Usage, what), &screen, status_file(status_fd).unwrap_or(None))
@@ -56,25 +55,51 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(request: &Request, screen: &Arc<Screen>) -> Ending {
+/// Does what is asked, and says how that ended.
+fn end(request: &Request, act: impl FnOnce(&Arc<Screen>) -> Result<Ending, Ending>) -> ExitCode {
+    let screen = Arc::new(Screen::new(request.quiet, request.verbose, !request.no_progress));
     for option in &request.ignored {
         screen.detail(format_args!("{option} does nothing here"));
     }
-    attempt(request, screen).unwrap_or_else(|ending| ending)
+    match status_file(request.status_fd) {
+        Ok(status) => tell(&act(&screen).unwrap_or_else(|ending| ending), &screen, status),
+        Err(ending) => tell(&ending, &screen, None),
+    }
 }
 
 fn attempt(request: &Request, screen: &Arc<Screen>) -> Result<Ending, Ending> {
     let ready = begin::ready(&request.host)?;
-    let threads_failed = |error| Ending::failed(Reason::Disk, format_args!("cannot begin: {error}"));
-    let (bell, events) = Events::new().map_err(threads_failed)?;
-    signals::listen(bell.clone()).map_err(threads_failed)?;
+    let (bell, events) = listen()?;
     // The lock says that somebody waits for this job; it ends with the process.
     let (job, lock) = begin::queue(ready, request, screen, &bell, &events)?;
-    output::start(&job, &bell, screen, Chan::STDOUT, rustix::stdio::stdout()).map_err(threads_failed)?;
-    output::start(&job, &bell, screen, Chan::STDERR, rustix::stdio::stderr()).map_err(threads_failed)?;
-    let ending = attend::attend(&job, &request.host, screen, &events);
+    let role = if request.detach { Role::Leaving } else { Role::First };
+    if role == Role::First {
+        deliver(&job, &bell, screen, role, None)?;
+    }
+    let stance = Stance { role, feeds: true, now: request.now };
+    let ending = attend::attend(&job, &request.host, stance, screen, &events);
     std::mem::forget(lock);
+    if ending == Ending::left().for_job(job.msgid()) && print(&format!("{}\n", job.msgid())) != ExitCode::SUCCESS {
+        screen.say(format_args!("job {}: cannot write its id to stdout", job.msgid()));
+    }
     Ok(ending)
+}
+
+/// From here on signals are events.
+fn listen() -> Result<(Bell, Events), Ending> {
+    let (bell, events) = Events::new().map_err(threads_failed)?;
+    signals::listen(bell.clone()).map_err(threads_failed)?;
+    Ok((bell, events))
+}
+
+/// Begins to deliver both outputs, stdout from this byte on if one is named.
+fn deliver(job: &Job, bell: &Bell, screen: &Arc<Screen>, role: Role, from: Option<u64>) -> Result<(), Ending> {
+    output::start(job, bell, screen, Chan::STDOUT, Taking { role, from }).map_err(threads_failed)?;
+    output::start(job, bell, screen, Chan::STDERR, Taking { role, from: None }).map_err(threads_failed)
+}
+
+fn threads_failed(error: std::io::Error) -> Ending {
+    Ending::failed(Reason::Disk, format_args!("cannot begin: {error}"))
 }
 
 fn status_file(number: Option<i32>) -> Result<Option<File>, Ending> {

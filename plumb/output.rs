@@ -5,6 +5,7 @@
 //! ours that went away is told to the waiting thread at once; what still
 //! arrives is then read and dropped, so that the other side is not held up.
 
+use crate::attend::Role;
 use crate::begin::Job;
 use crate::bell::{Bell, Event, LastWord};
 use crate::input::PIPE;
@@ -54,63 +55,103 @@ pub enum Delivered {
     Refused(Errno),
 }
 
-/// Begins to deliver a channel, on a thread of its own.
-pub fn start(job: &Job, bell: &Bell, screen: &Arc<Screen>, chan: Chan, target: BorrowedFd<'static>) -> io::Result<()> {
+/// How a channel is taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Taking {
+    /// For whom.
+    pub role: Role,
+    /// From this byte on; `None`: where the last reader left off.
+    pub from: Option<u64>,
+}
+
+/// Begins to deliver a channel to where it belongs, on a thread of its own.
+pub fn start(job: &Job, bell: &Bell, screen: &Arc<Screen>, chan: Chan, taking: Taking) -> io::Result<()> {
+    let target = if chan == Chan::STDOUT { rustix::stdio::stdout() } else { rustix::stdio::stderr() };
     let (job, bell, screen) = (job.clone(), bell.clone(), screen.clone());
     let name = if chan == Chan::STDOUT { "stdout" } else { "stderr" };
     std::thread::Builder::new().name(name.into()).spawn(move || {
         let watch = Watch::for_a_while();
         let died = Delivered::Broken { at: 0, why: "the thread that delivers it died".into() };
         let last = LastWord::new(&bell, Event::Delivered(chan, died));
-        let delivered = deliver(&job, &bell, &screen, &watch, chan, target);
+        let delivered = Delivery { job: &job, bell: &bell, screen: &screen, watch: &watch, chan, taking }.run(target);
         // Said before the watch is closed, which takes a while.
         last.say(Event::Delivered(chan, delivered));
     })?;
     Ok(())
 }
 
-fn deliver(job: &Job, bell: &Bell, screen: &Screen, watch: &Watch, chan: Chan, target: BorrowedFd) -> Delivered {
-    let (dir, stream) = job.incoming(chan);
-    // Watched before the first look: what comes in between wakes us.
-    watch.add(&job.root.join(&dir));
-    let _ = rustix::pipe::fcntl_setpipe_size(target, PIPE);
-    let mut reader = match Reader::open(job.spool(), &dir, job.keys.clone(), stream) {
-        Ok(reader) => reader,
-        Err(error) => return Delivered::Broken { at: 0, why: error.to_string() },
-    };
-    let mut notes = Notes { started: Instant::now(), noted: Duration::ZERO, owed: false };
-    // Why nobody reads it any more.
-    let mut lost: Option<Delivered> = None;
-    loop {
-        // Asked before the look: what is here when the job is over is all there will be.
-        let over = job.over.is_declared();
-        match patiently(|| reader.advance()) {
-            Ok(Item::Data(_)) => {
-                if lost.is_none()
-                    && let Err(errno) = screen.deliver(target, reader.data())
-                {
-                    let unread = if errno == Errno::PIPE { Delivered::Gone } else { Delivered::Refused(errno) };
-                    bell.ring(Event::Unread(chan, unread.clone()));
-                    lost = Some(unread);
+struct Delivery<'a> {
+    job: &'a Job,
+    bell: &'a Bell,
+    screen: &'a Screen,
+    watch: &'a Watch,
+    chan: Chan,
+    taking: Taking,
+}
+
+impl Delivery<'_> {
+    fn run(&self, target: BorrowedFd) -> Delivered {
+        let Delivery { job, watch, taking, .. } = self;
+        let (dir, stream) = job.incoming(self.chan);
+        // Watched before the first look: what comes in between wakes us.
+        watch.add(&job.root.join(&dir));
+        let _ = rustix::pipe::fcntl_setpipe_size(target, PIPE);
+        let opened = match taking.from {
+            Some(offset) => Reader::open_at(job.spool(), &dir, job.keys.clone(), stream, offset),
+            None => Reader::open(job.spool(), &dir, job.keys.clone(), stream),
+        };
+        let mut reader = match opened {
+            Ok(reader) => reader,
+            Err(error) => return Delivered::Broken { at: 0, why: error.to_string() },
+        };
+        let along = taking.role == Role::Along;
+        let mut notes = Notes { started: Instant::now(), noted: Duration::ZERO, owed: false, along };
+        // Why nobody reads it any more.
+        let mut lost: Option<Delivered> = None;
+        loop {
+            // Asked before the look: what is here when the job is over is all there will be.
+            let over = job.over.is_declared();
+            match patiently(|| reader.advance()) {
+                Ok(Item::Data(_)) => {
+                    if lost.is_none()
+                        && let Err(errno) = self.screen.deliver(target, reader.data())
+                    {
+                        if errno != Errno::PIPE && taking.role == Role::Again {
+                            return Delivered::Refused(errno);
+                        }
+                        lost = Some(self.unread(errno));
+                    }
+                    notes.took(&mut reader);
                 }
-                notes.took(&mut reader);
+                Ok(Item::End(end)) => {
+                    notes.idle(&mut reader);
+                    let whole = end.kind == EndKind::Eof;
+                    let short = taking.from.is_some_and(|from| from > end.length);
+                    return lost.unwrap_or(match (whole, short) {
+                        (_, true) => Delivered::Broken { at: end.length, why: "there is no more of it".into() },
+                        (true, false) => Delivered::Whole,
+                        (false, false) => Delivered::Cut { at: end.length },
+                    });
+                }
+                Ok(Item::Nothing) if over => return lost.unwrap_or(Delivered::Stopped { at: reader.plain() }),
+                Ok(Item::Nothing) => {
+                    let wait = notes.idle(&mut reader);
+                    watch.wait(&[job.over.fd()], wait);
+                }
+                Ok(Item::Broken) => {
+                    let why = "it was interrupted and cannot be continued".into();
+                    return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why });
+                }
+                Err(error) => return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why: error.to_string() }),
             }
-            Ok(Item::End(end)) => {
-                notes.idle(&mut reader);
-                let whole = end.kind == EndKind::Eof;
-                return lost.unwrap_or(if whole { Delivered::Whole } else { Delivered::Cut { at: end.length } });
-            }
-            Ok(Item::Nothing) if over => return lost.unwrap_or(Delivered::Stopped { at: reader.plain() }),
-            Ok(Item::Nothing) => {
-                let wait = notes.idle(&mut reader);
-                watch.wait(&[job.over.fd()], wait);
-            }
-            Ok(Item::Broken) => {
-                let why = "it was interrupted and cannot be continued".into();
-                return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why });
-            }
-            Err(error) => return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why: error.to_string() }),
         }
+    }
+
+    /// Our own reader takes no more.
+    fn unread(&self, errno: Errno) -> Delivered {
+        let unread = if errno == Errno::PIPE { Delivered::Gone } else { Delivered::Refused(errno) };
+        self.bell.ring(Event::Unread(self.chan, unread.clone()));
+        unread
     }
 }
 
@@ -131,10 +172,15 @@ struct Notes {
     started: Instant,
     noted: Duration,
     owed: bool,
+    /// Somebody else is the reader: nothing is noted.
+    along: bool,
 }
 
 impl Notes {
     fn took(&mut self, reader: &mut Reader) {
+        if self.along {
+            return;
+        }
         // A hint that finds no room on the disk is left later.
         self.owed = true;
         let _ = reader.took(self.started.elapsed(), false);

@@ -17,6 +17,9 @@ pub fn ends(signal: i32) -> bool {
     matches!(signal, SIGINT | SIGQUIT | SIGTERM | SIGHUP)
 }
 
+/// The signal that leaves a job to itself, if it comes twice.
+pub const INTERRUPT: i32 = SIGINT;
+
 /// The name of a signal.
 pub fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")

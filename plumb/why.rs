@@ -45,14 +45,19 @@ impl Why {
         Why { cause: text("cause"), error: text("last_error"), next_at: facts.value("next_at") }
     }
 
+    /// Will nothing leave before something outside changes?
+    pub fn is_out_of_reach(&self) -> bool {
+        matches!(self.cause.as_str(), "no_daemon" | "unreachable" | "no_peer" | "unauthentic")
+    }
+
     /// Does it wait for the same thing, whatever the time of the next try?
     pub fn is_like(&self, other: &Why) -> bool {
         (&self.cause, &self.error) == (&other.cause, &other.error)
     }
 
-    /// `nas: connection refused, next try in 12 s`, at `now` in seconds of the wall clock.
-    pub fn text(&self, peer: &str, now: u64) -> String {
-        let what = match self.cause.as_str() {
+    /// What it waits for, without when it is tried again.
+    pub fn what(&self) -> &str {
+        match self.cause.as_str() {
             "no_daemon" => "queued; no daemon runs here, start it with: netplumb daemon",
             "disk_full" => "the disk is full; goes on when there is room",
             "sick" => "a sync of the spool failed; restart the daemon when the disk is sound",
@@ -62,7 +67,12 @@ impl Why {
             "receipt" => "told, its receipt is awaited",
             "" => "no answer yet",
             other => other,
-        };
+        }
+    }
+
+    /// `nas: connection refused, next try in 12 s`, at `now` in seconds of the wall clock.
+    pub fn text(&self, peer: &str, now: u64) -> String {
+        let what = self.what();
         let ahead = self.next_at.map(|at| at.saturating_sub(now));
         match ahead {
             Some(0) => format!("{peer}: {what}, trying"),

@@ -73,6 +73,8 @@ pub const ONETIME: &str = "onetime";
 pub const KEY: &str = "key";
 /// The lock that `plumb` holds for its life.
 pub const PLUMB: &str = "plumb";
+/// Nobody need wait for the job; `input` says whether its input has `ended` or is still `open`.
+pub const DETACHED: &str = "detached";
 /// Why it waits; written by the daemon.
 pub const WHY: &str = "why";
 

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::crypto::{REST_OVERHEAD, SpoolKey};
 use crate::facts::Facts;
 use crate::fs::{Fs, Result};
-use crate::layout::{self, KEY, MESSAGE, ONETIME, ONETIME_PEM, Owner, PLUMB, Place, SEALED};
+use crate::layout::{self, DETACHED, KEY, MESSAGE, ONETIME, ONETIME_PEM, Owner, PLUMB, Place, SEALED};
 use crate::log;
 use crate::name::{Chan, Digest, MsgId, Role};
 use crate::phase::{Belief, Mark, QueueSeen, RecipientSeen, RqueueSeen, SenderSeen};
@@ -178,6 +178,8 @@ pub fn sender(fs: &dyn Fs, msgid: MsgId, ages: &Ages, owner: &Owner, keys: bool,
         broken |= fs.is_there(&format!("{}/broken", log(chan)))?;
     }
     let there = |mark: Mark| fs.is_there(&format!("{dir}/{}", mark.name()));
+    let input_ended = log::ended_at(fs, &layout::log_out(msgid, Chan::STDIN))?.is_some();
+    let detached = detached(fs, msgid)?;
     Ok(SenderSeen {
         key: keys,
         queue: fs.is_there(&Place::Queue.dir(msgid))?,
@@ -185,15 +187,22 @@ pub fn sender(fs: &dyn Fs, msgid: MsgId, ages: &Ages, owner: &Owner, keys: bool,
         // The mark is a hint: after another boot it may be lost, so it counts as there.
         sent: there(Mark::Sent)? || owner.boot != clock::boot(),
         cancel: there(Mark::Cancel)?,
-        wanted: fs.is_locked(&format!("{dir}/{PLUMB}"))?,
+        wanted: fs.is_locked(&format!("{dir}/{PLUMB}"))? || detached.is_some_and(|input| input_ended || !input),
         ended: all_ended,
         control_ended: ended(Chan::CONTROL)?,
         broken,
-        input_ended: log::ended_at(fs, &layout::log_out(msgid, Chan::STDIN))?.is_some(),
+        input_ended,
         patience_over: false,
         done: there(Mark::Done)?,
         too_old: idle(fs, &dir, Some(owner), &[Mark::Cancel, Mark::Done])? > ages.idle_max,
     })
+}
+
+/// Is this job to live without a `plumb`? Says then whether its input had its
+/// END when it was left alone: if that is gone since, the input broke off.
+pub fn detached(fs: &dyn Fs, msgid: MsgId) -> Result<Option<bool>> {
+    let facts = Facts::read(fs, &Place::Jobs.file(msgid, DETACHED))?;
+    Ok(facts.map(|facts| facts.text("input") != Some("open")))
 }
 
 /// Looks at `jobs/<msgid>` where we are the recipient. `message` says whether it opens.

@@ -18,7 +18,8 @@ pub struct SenderSeen {
     pub wanted: bool,
     /// END is held on every incoming log.
     pub ended: bool,
-    /// END is held on the incoming control channel.
+    /// END is held on the incoming control channel, and our input broke off: no
+    /// more is worth waiting for.
     pub control_ended: bool,
     /// An incoming log can never be completed.
     pub broken: bool,

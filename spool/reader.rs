@@ -36,6 +36,8 @@ pub struct Reader {
     told: u64,
     told_at: Duration,
     resume: u64,
+    /// Plaintext bytes before this are opened and not given.
+    skip: u64,
     end: Option<End>,
     data: Vec<u8>,
     buffer: Vec<u8>,
@@ -44,7 +46,27 @@ pub struct Reader {
 impl Reader {
     /// Opens the log in `dir`. With a `read` hint there, what is below it is skipped.
     pub fn open(fs: Arc<dyn Fs>, dir: &str, keys: JobKeys, stream: Stream) -> Result<Reader> {
-        let resume = hinted(&*fs, &format!("{dir}/read"))?;
+        let read = hinted(&*fs, &format!("{dir}/read"))?;
+        let reader = Reader::begin(fs, dir, keys, stream, |header| header.base <= read)?;
+        Ok(Reader { resume: read, ..reader })
+    }
+
+    /// Opens the log at this plaintext offset, wherever the last reader left
+    /// off. An error if what lies there was given up already.
+    pub fn open_at(fs: Arc<dyn Fs>, dir: &str, keys: JobKeys, stream: Stream, offset: u64) -> Result<Reader> {
+        let reader = Reader::begin(fs, dir, keys, stream, |header| header.plain <= offset)?;
+        Ok(Reader { skip: offset, ..reader })
+    }
+
+    /// Begins with the last segment that lies `before` the wanted place.
+    fn begin(
+        fs: Arc<dyn Fs>,
+        dir: &str,
+        keys: JobKeys,
+        stream: Stream,
+        before: impl Fn(&Header) -> bool,
+    ) -> Result<Reader> {
+        let told = hinted(&*fs, &format!("{dir}/read"))?;
         let (mut first, mut lowest) = (None, None);
         for n in segments(&*fs, dir)? {
             let file = match fs.open_log(&format!("{dir}/{n}")) {
@@ -54,13 +76,15 @@ impl Reader {
             };
             let mut bytes = [0; HEADER];
             let filled = file.read_at(&mut bytes, 0)?;
-            lowest = lowest.or(Some(n));
-            if Header::parse(&bytes[..filled]).is_ok_and(|header| header.base <= resume) {
+            let header = Header::parse(&bytes[..filled]);
+            lowest = lowest.or(Some((n, header.as_ref().map_or(0, |header| header.plain))));
+            if header.is_ok_and(|header| before(&header)) {
                 first = Some(n);
             }
         }
-        if let (None, Some(lowest)) = (first, lowest) {
-            return Err(Error::damaged(dir, format!("what comes before segment {lowest} is gone unread")));
+        if let (None, Some((lowest, plain))) = (first, lowest) {
+            let what = format!("what comes before segment {lowest}, at byte {plain}, is gone");
+            return Err(Error::damaged(dir, what));
         }
         let first = first.unwrap_or(0);
         let (dir, buffer) = (dir.to_string(), vec![0; CHUNK + RECORD + OVERHEAD]);
@@ -75,9 +99,10 @@ impl Reader {
             offset: 0,
             plain: 0,
             sealed: 0,
-            told: resume,
+            told,
             told_at: Duration::ZERO,
-            resume,
+            resume: 0,
+            skip: 0,
             end: None,
             data: Vec::new(),
             buffer,
@@ -90,7 +115,12 @@ impl Reader {
             let item = self.look()?;
             match item {
                 // What the last reader had taken is opened again, for its counters, and not given again.
-                Item::Data(_) if self.offset <= self.resume => continue,
+                Item::Data(_) if self.offset <= self.resume || self.plain <= self.skip => continue,
+                Item::Data(count) if self.plain - (count as u64) < self.skip => {
+                    let given = (self.plain - self.skip) as usize;
+                    self.data.drain(..count - given);
+                    return Ok(Item::Data(given));
+                }
                 Item::Data(_) if self.offset - self.sealed < self.resume => {
                     let what = format!("was read up to {}, where no record ends", self.resume);
                     return Err(Error::damaged(&self.dir, what));
@@ -191,7 +221,7 @@ impl Reader {
         &self.data
     }
 
-    /// Plaintext bytes given, and skipped, so far.
+    /// Plaintext bytes given, and skipped, so far: where the next one lies.
     pub fn plain(&self) -> u64 {
         self.plain
     }
@@ -208,3 +238,7 @@ impl Reader {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "reader_test.rs"]
+mod tests;

@@ -225,7 +225,7 @@ impl Sender {
             cancel: asked.cancel,
             wanted: asked.wanted,
             ended: asked.control && asked.outputs,
-            control_ended: asked.control,
+            control_ended: asked.control && asked.input == Input::Aborted,
             broken: asked.broken,
             input_ended: asked.input != Input::Open,
             patience_over: false,

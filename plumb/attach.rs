@@ -1,0 +1,89 @@
+//! Goes on with a job of ours that was left: by `-detach`, by a second INT, or
+//! by a `plumb` that died.
+//!
+//! Whoever gets the job's lock is its one reader and writer, as the first
+//! `plumb` was; any other reads along and leaves no trace. What was noted as
+//! read is not given again; up to one write of a `plumb` that was killed may
+//! repeat, unless `-offset` says where its output really ends.
+
+use crate::args::{Attach, Request};
+use crate::attend::{self, Role, Stance};
+use crate::begin::{Job, home_failed};
+use crate::bell::Over;
+use crate::ending::{Ending, Reason};
+use crate::screen::Screen;
+use crate::{deliver, input, listen, threads_failed};
+use job::submit;
+use spool::fs::Fs;
+use spool::home::Home;
+use spool::layout::{Owner, PLUMB, Place, log_out};
+use spool::name::{Chan, MsgId, Role as Side};
+use spool::{log, look};
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Attends to the job that is wished for.
+pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<Ending, Ending> {
+    let home = Home::find().map_err(home_failed)?;
+    let ours = home.username().map_err(home_failed)?;
+    let fs = home.open_spool().map_err(home_failed)?;
+    home.check().map_err(home_failed)?;
+    let spool_key = home.spool_key().map_err(home_failed)?;
+    let msgid = find(&*fs, &wish.id)?;
+    let failed = |error| disk_failed(error).for_job(msgid);
+    let nobody = |what: &str| Ending::failed(Reason::NoSuchJob, format!("job {msgid}: {what}")).for_job(msgid);
+    let owner = Owner::read(&*fs, &Place::Jobs.dir(msgid)).map_err(failed)?;
+    let owner = owner.filter(|owner| owner.role == Side::Sender);
+    let owner = owner.ok_or_else(|| nobody("it was not asked for here; who asked for it attaches"))?;
+    let keys = look::sender_keys(&*fs, msgid, &spool_key, &ours).map_err(failed)?;
+    let keys = keys.ok_or_else(|| nobody("its secret does not open"))?;
+    let peers = home.peers(|error| screen.detail(error));
+    let peer =
+        peers.get(&owner.username).map_or_else(|| "a peer that was removed".into(), |peer| peer.name.to_string());
+
+    let lock = fs.lock_file(&Place::Jobs.file(msgid, PLUMB), Duration::ZERO).map_err(failed)?;
+    let role = if lock.is_some() { Role::Again } else { Role::Along };
+    let (bell, events) = listen()?;
+    let over = || Over::new().map_err(threads_failed);
+    let job = Job { fs, root: home.spool, keys, over: over()?, unread: over()? };
+    let ended = log::ended_at(&*job.fs, &log_out(msgid, Chan::STDIN)).map_err(failed)?.is_some();
+    let feeds = role == Role::Again && !ended && !request.no_input;
+    if role == Role::Along {
+        screen.note("another plumb has this job: its output is read along, nothing is sent");
+    }
+    if feeds {
+        // If we die in the middle of a pipe, what we had read of it is lost: nobody may go on after that.
+        if !std::io::stdin().is_terminal() {
+            submit::reattach(&*job.fs, msgid).map_err(|error| Ending::failed(Reason::Disk, error).for_job(msgid))?;
+        }
+        input::start(&job, &bell, false).map_err(threads_failed)?;
+    }
+    deliver(&job, &bell, screen, role, wish.offset)?;
+    let ending = attend::attend(&job, &peer, Stance { role, feeds, now: false }, screen, &events);
+    std::mem::forget(lock);
+    Ok(ending)
+}
+
+fn disk_failed(error: spool::fs::Error) -> Ending {
+    Ending::failed(Reason::Disk, error)
+}
+
+/// The one job whose id begins with these digits.
+fn find(fs: &dyn Fs, text: &str) -> Result<MsgId, Ending> {
+    let nobody = |what: String| Ending::failed(Reason::NoSuchJob, format!("{what}\n  hint: netplumb jobs"));
+    let digits = text.to_ascii_lowercase();
+    if digits.len() > 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Ending::failed(
+            Reason::Usage,
+            format!("-attach={text}: an id is 40 hexadecimal digits, or its first few"),
+        ));
+    }
+    let ids = Place::Jobs.ids(fs).map_err(disk_failed)?;
+    let mut same = ids.into_iter().filter(|msgid| msgid.to_string().starts_with(&digits));
+    match (same.next(), same.next()) {
+        (Some(msgid), None) => Ok(msgid),
+        (Some(_), Some(_)) => Err(nobody(format!("more than one job begins with {text}"))),
+        (None, _) => Err(nobody(format!("no job {text} here: never made, or collected already"))),
+    }
+}
