@@ -50,6 +50,13 @@ fn cancel(view: &View, found: &Found, reason: Option<&str>) -> anyhow::Result<St
         let sender = owner.is_some_and(|owner| owner.role == Role::Sender);
         if has(fs, &dir, if sender { Mark::Done } else { Mark::Over }) {
             let outcome = outcome(fs, &dir).unwrap_or_else(|| "its outcome cannot be read".into());
+            if sender && has_left(view, msgid) {
+                if reason.is_some() {
+                    job::submit::reattach(fs, msgid)?;
+                }
+                let forgotten = if reason.is_some() { "is forgotten now" } else { "would be forgotten" };
+                return Ok(format!("it is over already: {outcome}; nobody attached to it, and it {forgotten}"));
+            }
             return Ok(format!("it is over already: {outcome}"));
         }
         let next = if sender { of_ours(view, msgid) } else { of_theirs(view, msgid) };
@@ -78,6 +85,11 @@ fn cancel(view: &View, found: &Found, reason: Option<&str>) -> anyhow::Result<St
         return Ok("its job is gone: the loop removes this message by itself".into());
     }
     Err(fail(NO_ID, format!("{msgid} is no job here: there is only {}", found.here.join(", "))))
+}
+
+/// Does the job go on, or wait to be heard, without a `plumb`?
+fn has_left(view: &View, msgid: MsgId) -> bool {
+    view.fs.exists(&Place::Jobs.file(msgid, spool::layout::DETACHED))
 }
 
 fn done(reason: Option<&str>) -> &'static str {

@@ -10,7 +10,7 @@ use crate::view::{View, short};
 use crate::why::Why;
 use serde::Serialize;
 use spool::fs::Fs;
-use spool::layout::{self, KEY, MESSAGE, Owner, PLUMB, Place};
+use spool::layout::{self, DETACHED, KEY, MESSAGE, Owner, PLUMB, Place};
 use spool::look;
 use spool::name::{MsgId, Role};
 use spool::phase::{Mark, RecipientPhase, RecipientSeen, SenderPhase, SenderSeen};
@@ -49,6 +49,7 @@ struct Row {
     bytes_in: u64,
     bytes_out: u64,
     plumb: bool,
+    detached: bool,
     keeper: bool,
     outcome: Option<String>,
     why: Option<Why>,
@@ -69,6 +70,7 @@ struct Line<'a> {
     bytes_in: u64,
     bytes_out: u64,
     plumb: bool,
+    detached: bool,
     keeper: bool,
     outcome: Option<&'a str>,
     cause: Option<&'a str>,
@@ -115,6 +117,7 @@ fn cells(view: &View, row: &Row) -> [String; 9] {
         (true, true) => "both",
         (true, false) => "plumb",
         (false, true) => "keeper",
+        (false, false) if row.detached => "detached",
         (false, false) => "-",
     };
     let reason = || row.why.as_ref().map(Why::reason).or(row.error.clone()).unwrap_or_default();
@@ -145,6 +148,7 @@ fn json<'a>(view: &'a View, row: &'a Row) -> Line<'a> {
         bytes_in: row.bytes_in,
         bytes_out: row.bytes_out,
         plumb: row.plumb,
+        detached: row.detached,
         keeper: row.keeper,
         outcome: row.outcome.as_deref(),
         cause: why.and_then(|why| why.cause.as_deref()),
@@ -180,6 +184,7 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
         bytes_in: sum("in"),
         bytes_out: sum("out"),
         plumb: fs.is_locked(&format!("{dir}/{PLUMB}")).unwrap_or(false),
+        detached: fs.exists(&format!("{dir}/{DETACHED}")),
         keeper: fs.is_locked(&layout::running(msgid)).unwrap_or(false),
         outcome: outcome(fs, &dir),
         why: Why::read(fs, &dir),

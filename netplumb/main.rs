@@ -21,6 +21,7 @@ mod queue;
 mod service;
 mod show;
 mod view;
+mod wait;
 mod why;
 #[path = "loop.rs"]
 mod worker;
@@ -60,6 +61,8 @@ enum Verb {
     Show(show::Args),
     /// Says why a message or job waits.
     Why(why::Args),
+    /// Waits for the end of a job, and ends as its command did.
+    Wait(wait::Args),
     /// Ends a job.
     Cancel(cancel::Args),
     /// Checks the home: modes, keys, spool, sandbox.
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Verb::Jobs(args) => jobs::run(args),
         Verb::Show(args) => show::run(args),
         Verb::Why(args) => why::run(args),
+        Verb::Wait(args) => return wait::run(args),
         Verb::Cancel(args) => cancel::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Dump(args) => dump::run(args),

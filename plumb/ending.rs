@@ -200,6 +200,11 @@ impl Ending {
         Ending { exit: u8::try_from(128 + signal).unwrap_or(TRANSPORT), ..self }
     }
 
+    /// The status of the command, or what the last line says of why there is none.
+    pub fn status(&self) -> u8 {
+        self.reason.map_or(self.exit, Reason::status)
+    }
+
     /// The last line on stderr; there is none when the command's status is passed on.
     pub fn last_line(&self) -> Option<String> {
         self.reason.map(|reason| format!("origin=transport status={} reason={}", reason.status(), reason.word()))
@@ -213,7 +218,7 @@ impl Ending {
                 (None, Some(_)) => "remote",
                 (None, None) => "detached",
             },
-            "status": self.reason.map_or(self.exit, Reason::status),
+            "status": self.status(),
             "exit": self.exit,
             "reason": self.reason.map(Reason::word),
             "outcome": self.outcome.as_ref().map(Outcome::to_string),

@@ -30,7 +30,7 @@ use args::{Line, Request, Wrong};
 use attend::{Role, Stance};
 use begin::Job;
 use bell::{Bell, Events};
-use ending::{Ending, Reason};
+pub use ending::{Ending, Reason};
 use output::Taking;
 use screen::Screen;
 use spool::name::Chan;

@@ -2,6 +2,7 @@
 
 mod fake;
 mod tests_clients;
+mod tests_leaving;
 mod tests_lost;
 mod tests_measured;
 mod tests_signals;
@@ -257,7 +258,7 @@ fn what_cannot_begin_is_255_with_its_reason_and_leaves_nothing() {
         (&["nobody", "true"], "plumb: origin=transport status=67 reason=no-such-peer"),
         (&["../nas", "true"], "plumb: origin=transport status=67 reason=no-such-peer"),
         (&["nas"], "plumb: origin=transport status=64 reason=usage"),
-        (&["-detach", "nas", "true"], "plumb: origin=transport status=64 reason=usage"),
+        (&["-detach", "-attach=ab", "nas"], "plumb: origin=transport status=64 reason=usage"),
         (&["-status-fd=99", "nas", "true"], "plumb: origin=transport status=64 reason=usage"),
         (&["-export=PLUMB_TEST_UNSET", "nas", "true"], "plumb: origin=transport status=64 reason=usage"),
     ];
