@@ -35,6 +35,13 @@ none; -- ends them. -x=v, -x v and --x=v are the same.
   -export=A,B       these variables go into the command's environment; one that
                     is not set here is an error, and nothing is sent
   -n                the command's stdin is empty; ours is not read
+  -now              fail at once if the peer cannot be reached (75, not-started)
+  -detach           hand the job over with all of its input, print its id, and
+                    go; its output waits here
+  -attach=ID        instead of HOST and COMMAND: go on with a job that was left,
+                    after what was written last; if another plumb has it, only
+                    read along. netplumb jobs lists them, netplumb wait ID waits
+  -offset=N         with -attach: from byte N of stdout on, exactly
   -q                say nothing but why there is no result
   -v                say more
   --no-progress     no progress line on a terminal (also PLUMB_NO_PROGRESS=1)
@@ -56,7 +63,8 @@ is set; -o User=NAME is -l; -s with sftp runs the peer's sftp-server.
 Signals: INT QUIT TERM HUP USR1 USR2 go to the remote command once the peer has
 it. Before that INT, QUIT, TERM and HUP cancel it; plumb ends at once and says
 whether it is certain that nothing was started. One of these four twice within
-2 seconds cancels a running command.
+2 seconds cancels a running command; only INT leaves it to itself, if its input
+has ended or comes from a terminal.
 
 Exit status: that of the command; 128+N if signal N killed it. 255 if there is
 none to pass on (128+N if a signal to plumb was the reason), and then the last
@@ -66,6 +74,7 @@ line on stderr is
 
    S  R
   64  usage              the command line is wrong
+  66  no-such-job        -attach: no such job of ours is here
   67  no-such-peer       no peer of this name is known here
   74  input-incomplete   our input broke off; the command was killed
   74  output-failed      our stdout or stderr could not be written
@@ -74,6 +83,7 @@ line on stderr is
   76  outcome-unknown    it was sent; what became of it is not known
   76  interrupted        it was started, and its machine or keeper died
   76  cancelled          it was ended on request while it ran
+  76  detached           it goes on; come back with -attach
   76  output-incomplete  part of its output is lost
   77  refused            the peer does not allow it; it did not run
   78  config             identity, keys or settings are not as they must be

@@ -1,0 +1,184 @@
+//! Jobs that outlive their `plumb`: left, killed, taken up again, waited for.
+
+use crate::homes::{NETPLUMB, PLUMB, Peer, Ran, pair, pair_up, run, wait_until};
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Says some megabytes of different lines, for a second or two.
+const TALK: &str = "for i in $(seq 1 60); do seq ${i}00000 ${i}20000; sleep 0.02; done";
+
+fn said() -> Vec<u8> {
+    let output = Command::new("sh").args(["-c", &TALK.replace("sleep 0.02", ":")]).output().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+/// Leaves a job; gives its id.
+fn leave(a: &Peer, words: &[&str], input: &[u8]) -> String {
+    let ran = a.plumb(&[&["-detach"], words].concat(), input).good();
+    let id = ran.text().trim_end().to_string();
+    assert_eq!(id.len(), 40, "{id:?}");
+    id
+}
+
+fn start(a: &Peer, words: &[&str]) -> Child {
+    let mut command = a.command(PLUMB);
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn attach(a: &Peer, id: &str, offset: usize) -> Ran {
+    a.plumb(&[&format!("-attach={id}"), &format!("-offset={offset}"), "-n"], b"")
+}
+
+/// Reads at most so many bytes of what it says, kills it, and gives what it had written.
+fn killed_after(mut plumb: Child, bytes: usize) -> Vec<u8> {
+    let mut read = Vec::new();
+    let mut stdout = plumb.stdout.take().unwrap();
+    stdout.by_ref().take(bytes as u64).read_to_end(&mut read).unwrap();
+    plumb.kill().unwrap();
+    plumb.wait().unwrap();
+    // What it wrote before it died counts as written.
+    stdout.read_to_end(&mut read).unwrap();
+    read
+}
+
+#[test]
+fn killed_at_five_points_the_rest_comes_exactly() {
+    killed_at_points(5);
+}
+
+#[test]
+#[ignore = "the same at 20 points"]
+fn killed_at_twenty_points_the_rest_comes_exactly() {
+    killed_at_points(20);
+}
+
+/// Half of them were left with `-detach`, half are killed as they run.
+fn killed_at_points(points: usize) {
+    let (a, b) = pair_up();
+    let whole = said();
+    for n in 0..points {
+        let at = whole.len() * (2 * n + 1) / (2 * points) + n * 977;
+        let (id, mut read) = if n % 2 == 0 {
+            let id = leave(&a, &["-n", "b", TALK], b"");
+            let first = start(&a, &[&format!("-attach={id}"), "-n"]);
+            (id, killed_after(first, at))
+        } else {
+            let first = start(&a, &["b", TALK]);
+            wait_until(Duration::from_secs(5), "a job", || !a.ids("jobs").is_empty());
+            (a.ids("jobs").pop().unwrap(), killed_after(first, at))
+        };
+        let rest = attach(&a, &id, read.len());
+        read.extend(&rest.stdout);
+        assert_eq!((rest.status, rest.stderr.as_str()), (0, ""), "point {n}");
+        assert!(read == whole, "point {n}: {} of {} bytes", read.len(), whole.len());
+        wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty());
+    }
+    assert!(b.children("keeper").is_empty());
+}
+
+#[test]
+fn two_at_once_get_the_same_and_never_mix() {
+    let (a, _b) = pair_up();
+    let whole = said();
+    let id = leave(&a, &["-n", "b", TALK], b"");
+    let attach = format!("-attach={id}");
+    let both = [(); 2].map(|()| start(&a, &[&attach, "-offset=0", "-n"]));
+    let mut alone = 0;
+    for plumb in both {
+        let output = plumb.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.stdout == whole, "{} of {} bytes; {stderr}", output.stdout.len(), whole.len());
+        assert_eq!(output.status.code(), Some(0));
+        alone += usize::from(!stderr.contains("another plumb has this job"));
+    }
+    assert_eq!(alone, 1, "one of them had the job");
+}
+
+/// With input, and with both daemons killed and started again while nobody waits.
+#[test]
+fn a_job_that_was_left_goes_on_through_restarts_and_waits_to_be_read() {
+    let (mut a, mut b) = pair_up();
+    let id = leave(&a, &["b", "cat; sleep 2; echo end; exit 3"], b"all of the input\n");
+    a.suffer("daemon");
+    b.suffer("daemon");
+    let early = a.netplumb(&["wait", &id, "--timeout=0"]);
+    assert_eq!(early.status, 75, "{}", early.stderr);
+    let waited = a.netplumb(&["wait", &id[..10]]);
+    assert_eq!((waited.status, waited.text()), (3, format!("{id}: exited 3\n")));
+    a.suffer("daemon");
+    let listed = a.job(&id);
+    assert_eq!((&listed["phase"], &listed["detached"]), (&"ended".into(), &true.into()));
+    let ran = a.plumb(&[&format!("-attach={id}")], b"");
+    assert_eq!((ran.status, ran.text()), (3, "all of the input\nend\n".into()));
+    wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty());
+    assert_eq!(a.netplumb(&["wait", &id]).status, 66);
+}
+
+/// More output than a window must not keep a command that nobody waits for.
+#[test]
+fn its_output_waits_here_beyond_a_window() {
+    let (a, b) = pair_up();
+    let size = 3 * spool::log::WINDOW as usize;
+    let id = leave(&a, &["-n", "b", &format!("head -c {size} /dev/zero")], b"");
+    assert_eq!(a.netplumb(&["wait", &id]).status, 0);
+    wait_until(Duration::from_secs(10), "no keeper is left", || b.children("keeper").is_empty());
+    assert_eq!(a.plumb(&[&format!("-attach={id}")], b"").good().stdout.len(), size);
+}
+
+#[test]
+fn the_end_of_a_job_that_was_cancelled_is_kept_until_it_is_heard() {
+    let (a, b) = pair_up();
+    let id = leave(&a, &["-n", "b", "sleep 1000"], b"");
+    wait_until(Duration::from_secs(10), "it runs", || !b.children("keeper").is_empty());
+    a.netplumb(&["cancel", &id]).good();
+    let waited = a.netplumb(&["wait", &id, "--json"]);
+    assert_eq!(waited.status, 76, "{}", waited.stderr);
+    assert!(waited.text().contains(r#""outcome":"cancelled","status":76"#), "{}", waited.text());
+    // It is told, and still here.
+    wait_until(Duration::from_secs(20), "no keeper is left", || b.children("keeper").is_empty());
+    std::thread::sleep(Duration::from_millis(500));
+    let ran = a.plumb(&[&format!("-attach={id}")], b"");
+    assert_eq!(ran.status, 255);
+    assert!(ran.stderr.ends_with("plumb: origin=transport status=76 reason=cancelled\n"), "{}", ran.stderr);
+    wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty());
+
+    let id = leave(&a, &["-n", "b", "sleep 1000"], b"");
+    a.netplumb(&["cancel", &id]).good();
+    // It may not have been started yet.
+    assert!(matches!(a.netplumb(&["wait", &id]).status, 75 | 76));
+    assert!(a.netplumb(&["cancel", &id]).good().text().contains("is forgotten now"));
+    wait_until(Duration::from_secs(20), "it is forgotten", || a.ids("jobs").is_empty());
+}
+
+/// The negative control: a job that was not left ends with its `plumb`.
+#[test]
+fn a_job_that_was_not_left_ends_with_its_plumb() {
+    let (a, b) = pair_up();
+    let mut command = a.command(PLUMB);
+    let mut plumb = command.args(["b", "cat; sleep 1000"]).stdin(Stdio::piped()).spawn().unwrap();
+    wait_until(Duration::from_secs(10), "it runs", || !b.children("keeper").is_empty());
+    plumb.kill().unwrap();
+    plumb.wait().unwrap();
+    wait_until(Duration::from_secs(10), "no keeper is left", || b.children("keeper").is_empty());
+    wait_until(Duration::from_secs(15), "it is forgotten", || a.ids("jobs").is_empty());
+}
+
+#[test]
+fn now_fails_when_the_peer_is_down_and_leaves_nothing() {
+    let (mut a, mut b) = pair();
+    a.up();
+    let started = Instant::now();
+    let ran = a.plumb(&["-now", "b", "true"], b"");
+    assert_eq!(ran.status, 255);
+    assert!(ran.stderr.ends_with("plumb: origin=transport status=75 reason=not-started\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("connection refused; not queued (-now)"), "{}", ran.stderr);
+    println!("-now gave up after {:.1} s", started.elapsed().as_secs_f64());
+    wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty() && a.ids("queue").is_empty());
+    b.up();
+    wait_until(Duration::from_secs(20), "it is in reach again", || a.plumb(&["-now", "b", "true"], b"").status == 0);
+    let mut id = a.command(NETPLUMB);
+    id.args(["wait", "00"]);
+    assert_eq!(run(id, b"").status, 66);
+}
