@@ -78,6 +78,10 @@ impl Faults {
     }
 
     fn strike_plumb(&self, node: &Node, next: &mut Vec<(How, Node)>) {
+        if self.plumb_dies && node.sender.asked().is_some_and(|asked| !asked.wanted && asked.done == Told::Absent) {
+            let sender = node.sender.with(|asked| asked.wanted = true);
+            next.push((How::Fault("somebody attaches"), Node { sender, ..*node }));
+        }
         let Some(asked) = node.sender.asked().filter(|asked| asked.wanted) else { return };
         if self.cancel && !asked.cancel && asked.done == Told::Absent {
             let mut here = *node;
@@ -128,11 +132,14 @@ impl Faults {
             stopped.pending = None;
         }
         if !matches!(stopped.sender.jobs, Jobs::Absent) || stopped.sender.queue.is_some() {
-            // Another boot: `plumb` is gone, and `sent` counts as there.
-            stopped.sender = stopped.sender.with(|asked| (asked.wanted, asked.sent) = (false, true));
+            // Another boot: `sent` counts as there, and `plumb` is gone; the job may be one that needs none.
             stopped.memory.excused = true;
-            for sender in stopped.sender.without_a_hint() {
-                self.crash(How::Fault("the sender loses power"), Node { sender, ..stopped }, next);
+            let wanted = stopped.sender.asked().is_some_and(|asked| asked.wanted);
+            for wanted in [false, true].into_iter().filter(|still| wanted || !still) {
+                let sender = stopped.sender.with(|asked| (asked.wanted, asked.sent) = (wanted, true));
+                for sender in sender.without_a_hint() {
+                    self.crash(How::Fault("the sender loses power"), Node { sender, ..stopped }, next);
+                }
             }
         }
         let mut stopped = *node;
