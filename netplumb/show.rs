@@ -16,7 +16,7 @@ use serde::Serialize;
 use spool::clock;
 use spool::facts::{FACTS_MAX, Facts};
 use spool::fs::{Entry, Fs, is_hidden};
-use spool::layout::{MESSAGE, ONETIME, Owner, PEER, Place, rest_label};
+use spool::layout::{DETACHED, MESSAGE, ONETIME, Owner, PEER, Place, rest_label};
 use spool::look;
 use spool::name::{Digest, MsgId, Role};
 use spool::phase::{Belief, Mark, QueuePhase, QueueSeen, RqueuePhase, RqueueSeen};
@@ -205,7 +205,7 @@ fn lying(fs: &dyn Fs, dir: &str, entry: &Entry, beliefs: &[(Mark, Belief)]) -> V
         name.push('/');
     }
     let path = format!("{dir}/{}", entry.name);
-    let told = mark.is_some() || name == PEER;
+    let told = mark.is_some() || name == PEER || name == DETACHED;
     let facts = Facts::read(fs, &path).ok().flatten().filter(|_| told).unwrap_or_default();
     let facts = facts.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let belief = beliefs.iter().find(|(of, _)| Some(*of) == mark).and_then(|(_, belief)| match belief {
