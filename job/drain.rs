@@ -74,6 +74,15 @@ impl Drain {
         }
     }
 
+    /// The command was given all that there is: what it writes next is an
+    /// answer, which somebody waits for, and not more of a stream.
+    pub fn asked(&mut self) {
+        self.streak = 0;
+        if matches!(self.state, Drained::Gathering(_)) {
+            self.state = Drained::Idle;
+        }
+    }
+
     /// Our read end, while it is open.
     pub fn pipe(&self) -> Option<&OwnedFd> {
         self.pipe.as_ref()

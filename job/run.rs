@@ -259,8 +259,9 @@ impl Running {
         let due = self.feed.due().is_some_and(|due| Instant::now() >= due);
         let looked = std::mem::take(&mut self.eyes.stdin);
         if looked || due || matches!(self.fed, Fed::More) {
-            self.fed = self.feed.step()?;
+            let before = std::mem::replace(&mut self.fed, self.feed.step()?);
             match self.fed {
+                Fed::Empty if before != Fed::Empty => self.drains.iter_mut().for_each(Drain::asked),
                 Fed::End => self.guard.close_stdin(),
                 Fed::ReaderGone => self.unsaid = Some(Instant::now()),
                 Fed::Incomplete(at) => return Ok(Some(Outcome::InputIncomplete(at))),
