@@ -259,9 +259,14 @@ impl Running {
         let due = self.feed.due().is_some_and(|due| Instant::now() >= due);
         let looked = std::mem::take(&mut self.eyes.stdin);
         if looked || due || matches!(self.fed, Fed::More) {
-            let before = std::mem::replace(&mut self.fed, self.feed.step()?);
+            self.fed = self.feed.step()?;
+            let given = self.fed == Fed::More;
+            if given {
+                // What was given is mostly all there is.
+                self.fed = self.feed.step()?;
+            }
             match self.fed {
-                Fed::Empty if before != Fed::Empty => self.drains.iter_mut().for_each(Drain::asked),
+                Fed::Empty if given => self.drains.iter_mut().for_each(Drain::asked),
                 Fed::End => self.guard.close_stdin(),
                 Fed::ReaderGone => self.unsaid = Some(Instant::now()),
                 Fed::Incomplete(at) => return Ok(Some(Outcome::InputIncomplete(at))),

@@ -12,7 +12,7 @@ use crate::peers::Known;
 use crate::pull::{Pull, Sync, Synced, Want};
 use bytes::Bytes;
 use spool::log::CopyError;
-use spool::name::{Chan, decimal};
+use spool::name::Chan;
 use spool::retry::{Backoff, Ceiling};
 use spool::url::{self, Ask, What, Word};
 use std::future::Future;
@@ -242,7 +242,7 @@ impl<N: Net> Stream<N> {
             let _ = self.events.send(Event::Over);
             return Ok(self.pause(Trouble::new("over", "the peer says that the job is over")));
         }
-        match segments_of(&reply.data, self.pull.chan()) {
+        match comm::segments_of(&reply.data, self.pull.chan()) {
             Some((first, last)) => self.pull.missing(first, last)?,
             // Its producer has not begun: soon.
             None if self.pull.offset() == 0 => return Ok(self.rest(Backoff::soon(&*self.world.rng))),
@@ -374,48 +374,4 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task:
 
 fn lost_thread() -> spool::fs::Error {
     spool::fs::Error::io("sync", "in", std::io::Error::other("the thread is gone"))
-}
-
-/// First and last segment of a channel's log, from the data of `sta`'s OK.
-pub fn segments_of(data: &[u8], chan: Chan) -> Option<(u64, u64)> {
-    let text = std::str::from_utf8(data).ok()?;
-    text.lines().find_map(|line| {
-        let (name, rest) = line.split_once(' ')?;
-        let (first, last) = rest.split_once(' ')?;
-        (name.parse() == Ok(chan)).then_some((decimal(first)?, decimal(last)?))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_segments_of_a_channel_are_found() {
-        assert_eq!(
-            segments_of(
-                b"0 0 0
-2 3 17
-",
-                Chan::STDOUT
-            ),
-            Some((3, 17))
-        );
-        assert_eq!(
-            segments_of(
-                b"0 0 0
-",
-                Chan::STDOUT
-            ),
-            None
-        );
-        assert_eq!(
-            segments_of(
-                b"2 x 1
-",
-                Chan::STDOUT
-            ),
-            None
-        );
-    }
 }
