@@ -1,6 +1,6 @@
 //! `cargo bench --bench peers`: netplumb beside ssh and NNCP, in one run, as root.
 //!
-//! Installs `nncp`, `openssh-server` and `openssh-client` from Debian packages
+//! Installs `nncp`, `openssh-server`, `openssh-client` and `rsync` from Debian packages
 //! where they are missing, and leaves them installed; no system service is
 //! started. Everything runs on loopback, with keys, settings and free ports of
 //! its own, in temporary directories that vanish with every process at the end.
@@ -8,7 +8,7 @@
 //! ```text
 //! cargo bench --bench peers                          two to five minutes
 //! cargo bench --bench peers -- --quick               64 MiB, 20 round trips, one round: to see it run
-//! cargo bench --bench peers -- --only bulk           or small
+//! cargo bench --bench peers -- --only bulk           or small, or chatty
 //! cargo bench --bench peers -- --dir /srv/scratch    the disk to use, instead of the build directory's
 //! ```
 //!
@@ -27,6 +27,10 @@
 //! and on a running master connection. `cat` alone says what starting a
 //! program costs here.
 //!
+//! **Chatty**: one byte, and 1 KiB, to a remote `cat` that runs, and back, as
+//! often as it goes; then `rsync -a` of 1,000 small files there and back, with
+//! `-e plumb` beside `-e ssh`.
+//!
 //! Processor time is summed over all processes of both sides, see [`account`].
 //! Nothing is asserted: times drift with the machine's load, so what counts are
 //! ratios within one run. A ratio of rounds is the median of the rounds' own
@@ -35,6 +39,7 @@
 
 mod account;
 mod bulk;
+mod chatty;
 mod debian;
 mod netplumb;
 mod nncp;
@@ -49,13 +54,14 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 /// How the command is used.
-const USAGE: &str = "usage: cargo bench --bench peers [-- [--quick] [--only bulk|small] [--dir DIR]]";
+const USAGE: &str = "usage: cargo bench --bench peers [-- [--quick] [--only bulk|small|chatty] [--dir DIR]]";
 
 /// What to measure, and where.
 struct Options {
     quick: bool,
     bulk: bool,
     small: bool,
+    chatty: bool,
     disk: PathBuf,
 }
 
@@ -77,7 +83,7 @@ fn main() -> ExitCode {
 
 fn options(words: Vec<String>) -> anyhow::Result<Options> {
     let disk = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let mut options = Options { quick: false, bulk: true, small: true, disk };
+    let mut options = Options { quick: false, bulk: true, small: true, chatty: true, disk };
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -85,8 +91,9 @@ fn options(words: Vec<String>) -> anyhow::Result<Options> {
             "--quick" => options.quick = true,
             "--dir" => options.disk = words.next().context(USAGE)?.into(),
             "--only" => match words.next().as_deref() {
-                Some("bulk") => options.small = false,
-                Some("small") => options.bulk = false,
+                Some("bulk") => (options.small, options.chatty) = (false, false),
+                Some("small") => (options.bulk, options.chatty) = (false, false),
+                Some("chatty") => (options.bulk, options.small) = (false, false),
                 _ => bail!(USAGE),
             },
             _ => bail!(USAGE),
@@ -108,6 +115,9 @@ fn run(options: Options) -> anyhow::Result<()> {
     }
     if options.small {
         small::measure(&stage, trips)?;
+    }
+    if options.chatty {
+        chatty::measure(&stage, trips * 10, rounds)?;
     }
     println!("\nload at the end: {}", load());
     Ok(())

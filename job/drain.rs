@@ -74,6 +74,15 @@ impl Drain {
         }
     }
 
+    /// The command was given all that there is: what it writes next is an
+    /// answer, which somebody waits for, and not more of a stream.
+    pub fn asked(&mut self) {
+        self.streak = 0;
+        if matches!(self.state, Drained::Gathering(_)) {
+            self.state = Drained::Idle;
+        }
+    }
+
     /// Our read end, while it is open.
     pub fn pipe(&self) -> Option<&OwnedFd> {
         self.pipe.as_ref()
@@ -178,5 +187,45 @@ impl Drain {
                 Err(_) => return self.pipe = None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spool::atomic::Disk;
+    use spool::crypto::Key;
+    use spool::name::{Chan, MsgId, Role, Username};
+    use spool::segment::{JobKeys, Stream};
+    use std::sync::Arc;
+
+    /// A command that was asked and answered again and again was taken for one
+    /// that writes a stream: each answer lay in the pipe for a millisecond.
+    #[test]
+    fn an_answer_is_no_stream() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::open(directory.path()).unwrap());
+        let sender = Username::of_ca(b"sender");
+        let keys = JobKeys { secret: Key([1; 32]), sender: sender.clone(), recipient: sender, msgid: MsgId([1; 20]) };
+        spool::layout::make_dirs(&*disk, "out").unwrap();
+        let mut log =
+            Writer::open(disk, "out", keys, Stream { chan: Chan::STDOUT, producer: Role::Recipient }).unwrap();
+        let (pipe, command) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&pipe, true).unwrap();
+        let mut drain = Drain::new(pipe);
+        let mut written = |drain: &mut Drain| {
+            rustix::io::write(&command, b"x").unwrap();
+            drain.step(&mut log).unwrap();
+            drain.state
+        };
+        for _ in 0..10 * STREAK {
+            drain.asked();
+            assert_eq!(written(&mut drain), Drained::Idle);
+        }
+        // A machine that is busy elsewhere can take a stream for a few pieces.
+        let gathers = (0..1000).any(|_| matches!(written(&mut drain), Drained::Gathering(_)));
+        assert!(gathers, "what was not asked for is a stream");
+        drain.asked();
+        assert_eq!(drain.state, Drained::Idle, "it is listened to again at once");
     }
 }

@@ -73,45 +73,42 @@ impl Feed {
     /// Feeds a piece.
     pub fn step(&mut self) -> Result<Fed, Error> {
         self.leave_hint(false)?;
-        let Some(pipe) = &self.pipe else { return Ok(Fed::Over) };
-        if self.ended {
+        if self.ended || self.pipe.is_none() {
             return Ok(Fed::Over);
         }
-        if self.written < self.held {
-            match rustix::io::write(pipe, &self.reader.data()[self.written..self.held]) {
-                Ok(count) => self.written += count,
-                Err(Errno::AGAIN) => return Ok(Fed::Full),
-                Err(Errno::INTR) => return Ok(Fed::More),
-                Err(_) => {
-                    self.pipe = None;
-                    return Ok(Fed::ReaderGone);
+        if self.written == self.held {
+            match self.reader.advance() {
+                Ok(Item::Data(count)) => (self.written, self.held) = (0, count),
+                Ok(Item::Nothing) => return Ok(Fed::Empty),
+                Ok(Item::End(end)) => {
+                    self.ended = true;
+                    self.leave_hint(true)?;
+                    return Ok(if end.kind == EndKind::Eof { Fed::End } else { Fed::Incomplete(self.reader.plain()) });
                 }
+                // Damage here is a loss of input as any other: the command must not take it for an end.
+                Ok(Item::Broken) | Err(Error::Damaged { .. }) => {
+                    self.ended = true;
+                    return Ok(Fed::Incomplete(self.reader.plain()));
+                }
+                Err(error) => return Err(error),
             }
-            if self.written < self.held {
-                return Ok(Fed::Full);
-            }
-            self.hint_due = self.hint_due.or(Some(Instant::now() + HINTS_APART));
-            self.took(false)?;
         }
-        (self.written, self.held) = (0, 0);
-        match self.reader.advance() {
-            Ok(Item::Data(count)) => {
-                self.held = count;
-                Ok(Fed::More)
+        let Some(pipe) = &self.pipe else { return Ok(Fed::Over) };
+        match rustix::io::write(pipe, &self.reader.data()[self.written..self.held]) {
+            Ok(count) => self.written += count,
+            Err(Errno::AGAIN) => return Ok(Fed::Full),
+            Err(Errno::INTR) => return Ok(Fed::More),
+            Err(_) => {
+                self.pipe = None;
+                return Ok(Fed::ReaderGone);
             }
-            Ok(Item::Nothing) => Ok(Fed::Empty),
-            Ok(Item::End(end)) => {
-                self.ended = true;
-                self.leave_hint(true)?;
-                Ok(if end.kind == EndKind::Eof { Fed::End } else { Fed::Incomplete(self.reader.plain()) })
-            }
-            // Damage here is a loss of input as any other: the command must not take it for an end.
-            Ok(Item::Broken) | Err(Error::Damaged { .. }) => {
-                self.ended = true;
-                Ok(Fed::Incomplete(self.reader.plain()))
-            }
-            Err(error) => Err(error),
         }
+        if self.written < self.held {
+            return Ok(Fed::Full);
+        }
+        self.hint_due = self.hint_due.or(Some(Instant::now() + HINTS_APART));
+        self.took(false)?;
+        Ok(Fed::More)
     }
 
     /// Says how far the command has been fed, if it is time for that.

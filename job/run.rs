@@ -260,7 +260,13 @@ impl Running {
         let looked = std::mem::take(&mut self.eyes.stdin);
         if looked || due || matches!(self.fed, Fed::More) {
             self.fed = self.feed.step()?;
+            let given = self.fed == Fed::More;
+            if given {
+                // What was given is mostly all there is.
+                self.fed = self.feed.step()?;
+            }
             match self.fed {
+                Fed::Empty if given => self.drains.iter_mut().for_each(Drain::asked),
                 Fed::End => self.guard.close_stdin(),
                 Fed::ReaderGone => self.unsaid = Some(Instant::now()),
                 Fed::Incomplete(at) => return Ok(Some(Outcome::InputIncomplete(at))),

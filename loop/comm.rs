@@ -8,7 +8,7 @@ use crate::World;
 use crate::net::{Get, Net, NetError};
 use crate::peers::Known;
 use crate::state::Came;
-use spool::name::{Digest, MsgId, Nonce};
+use spool::name::{Chan, Digest, MsgId, Nonce, decimal};
 use spool::outcome::Outcome;
 use spool::url::{self, Ask, REPLY_MAX, Reply, What, Word};
 use std::time::Duration;
@@ -105,4 +105,26 @@ pub async fn inquire<N: Net>(world: &World<N>, peer: &Known, ask: Ask, msgid: Ms
         return Err(Trouble::new("unauthentic", error));
     };
     Ok(reply)
+}
+
+/// First and last segment of a channel's log, from the data of `sta`'s OK.
+pub fn segments_of(data: &[u8], chan: Chan) -> Option<(u64, u64)> {
+    let text = std::str::from_utf8(data).ok()?;
+    text.lines().find_map(|line| {
+        let (name, rest) = line.split_once(' ')?;
+        let (first, last) = rest.split_once(' ')?;
+        (name.parse() == Ok(chan)).then_some((decimal(first)?, decimal(last)?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_segments_of_a_channel_are_found() {
+        assert_eq!(segments_of(b"0 0 0\n2 3 17\n", Chan::STDOUT), Some((3, 17)));
+        assert_eq!(segments_of(b"0 0 0\n", Chan::STDOUT), None);
+        assert_eq!(segments_of(b"2 x 1\n", Chan::STDOUT), None);
+    }
 }

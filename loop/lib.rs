@@ -10,6 +10,7 @@
 pub mod comm;
 pub mod crypto;
 pub mod fetch;
+mod gather;
 pub mod incoming;
 pub mod jobs;
 pub mod net;

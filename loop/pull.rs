@@ -12,6 +12,9 @@ use spool::name::{Chan, MsgId};
 use spool::segment::{BadSegment, End, JobKeys, Stream};
 use std::sync::Arc;
 
+/// How much may lie here before we look how far its reader is.
+const UNREAD: u64 = 256 << 10;
+
 /// The copy of one channel's log, with how much of it is durable.
 pub struct Pull {
     fs: Arc<dyn Fs>,
@@ -21,6 +24,8 @@ pub struct Pull {
     copy: Copy,
     synced: u64,
     read: u64,
+    /// No GET was wanted when we were asked last, and perhaps because of `read`.
+    held_up: bool,
     /// How far the last GET asked for, in its segment's file.
     until: u64,
     /// Segments that may have bytes which are not yet durable, oldest first.
@@ -56,7 +61,7 @@ impl Pull {
         let copy = Copy::open(fs.clone(), &dir, keys.clone(), stream)?;
         let unsynced = log::segments(&*fs, &dir)?;
         let read = log::hinted(&*fs, &format!("{dir}/read"))?;
-        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, until: 0, unsynced, named: None })
+        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, held_up: false, until: 0, unsynced, named: None })
     }
 
     /// The channel.
@@ -74,9 +79,13 @@ impl Pull {
         if self.copy.end().is_some() {
             return Want::End;
         }
-        // A hint that cannot be read is none: the reader is at least where it was.
-        let hint = log::hinted(&*self.fs, &format!("{}/read", self.dir)).unwrap_or(0);
-        self.read = self.read.max(hint);
+        // Looked for only where it can matter: mostly the reader is right behind us.
+        let unread = self.copy.offset().saturating_sub(self.read);
+        if std::mem::replace(&mut self.held_up, true) || unread > UNREAD {
+            // A hint that cannot be read is none: the reader is at least where it was.
+            let hint = log::hinted(&*self.fs, &format!("{}/read", self.dir)).unwrap_or(0);
+            self.read = self.read.max(hint);
+        }
         let beyond = |window| self.read.saturating_add(window).saturating_sub(self.copy.offset());
         // Looked for only where it matters: most readers take what comes.
         let allowance = match beyond(WINDOW) {
@@ -87,6 +96,7 @@ impl Pull {
             return Want::Full;
         }
         let (n, from) = self.copy.wanted();
+        self.held_up = false;
         self.until = from.saturating_add(allowance);
         Want::Get { n, from, until: self.until }
     }

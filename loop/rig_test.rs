@@ -13,8 +13,8 @@ use spool::home::Settings;
 use spool::layout::{self, DIRECTORIES, KEY, MESSAGE, Owner, PEER, Place, rest_label};
 use spool::name::{Chan, Digest, MsgId, Role, Username};
 use spool::segment::{JobKeys, Stream};
-use spool::url::{Reply, Word};
-use std::future::{Future, ready};
+use spool::url::{Ask, Path, Reply, What, Word};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,15 +23,26 @@ const MESSAGE_TEXT: &[u8] = b"a message";
 
 type Say = Arc<dyn Fn(&Get) -> Result<Answer, NetError> + Send + Sync>;
 
-/// A peer that answers as the function says.
+/// A peer that answers as the function says, after so many milliseconds.
 #[derive(Clone)]
-pub struct Fake(pub Say);
+pub struct Fake(pub Say, pub Arc<AtomicU64>);
 
 impl Net for Fake {
-    fn get(&self, _remote: &Remote, get: Get) -> impl Future<Output = Result<Answer, NetError>> + Send {
-        ready((self.0)(&get))
+    async fn get(&self, _remote: &Remote, get: Get) -> Result<Answer, NetError> {
+        let answer = (self.0)(&get);
+        match self.1.load(Ordering::Relaxed) {
+            0 => {}
+            millis => tokio::time::sleep(Duration::from_millis(millis)).await,
+        }
+        match answer {
+            Ok(Answer { status: SILENCE, .. }) => std::future::pending().await,
+            other => other,
+        }
     }
 }
+
+/// The status of an answer that never comes.
+pub const SILENCE: u16 = 0;
 
 /// A status without anything.
 pub fn bare(status: u16, total: Option<u64>) -> Answer {
@@ -127,6 +138,10 @@ pub struct Rig {
     pub world: Arc<World<Fake>>,
     pub known: Arc<Known>,
     pub keys: JobKeys,
+    /// What the peer was asked, pulls apart.
+    pub asks: Arc<Mutex<Vec<Ask>>>,
+    /// How many milliseconds each answer takes.
+    pub pace: Arc<AtomicU64>,
 }
 
 impl Rig {
@@ -139,8 +154,13 @@ impl Rig {
         let [ours, theirs] = [0, 1].map(|_| Identity::generate().unwrap().0);
         let pair = Pair::new(&ours, theirs.chain()).unwrap();
         let (key, data) = (pair.request_out.clone(), data.to_string());
-        let say = move |get: &Get| match get.path.split('/').nth(2) {
-            Some("request") => Ok(bytes(Reply { word, data: data.clone().into_bytes() }.seal(&get.path, &key))),
+        let asks = Arc::<Mutex<Vec<Ask>>>::default();
+        let asked = asks.clone();
+        let say = move |get: &Get| match Path::parse(&get.path).map(|path| path.what) {
+            Some(What::Request(ask, ..)) => {
+                asked.lock().unwrap().push(ask);
+                Ok(bytes(Reply { word, data: data.clone().into_bytes() }.seal(&get.path, &key)))
+            }
             _ => Ok(pulled(get)),
         };
         let username = theirs.username().clone();
@@ -149,10 +169,11 @@ impl Rig {
         let (clock, peers) = (Arc::new(System::default()), [(username.clone(), known.clone())].into());
         let (settings, sender) = (Settings::default(), ours.username().clone());
         let spool_key = SpoolKey(Key::random());
-        let net = Fake(Arc::new(say));
+        let pace = Arc::new(AtomicU64::new(0));
+        let net = Fake(Arc::new(say), pace.clone());
         let world = World::new(disk.clone(), clock.clone(), clock, net, ours, spool_key, settings, peers);
         let keys = JobKeys { secret: Key([5; 32]), sender, recipient: username, msgid: MSGID };
-        Rig { directory, disk, world: Arc::new(world), known, keys }
+        Rig { directory, disk, world: Arc::new(world), known, keys, asks, pace }
     }
 
     /// What we pull on a channel of a job that we asked for.

@@ -1,17 +1,18 @@
 //! Drives one channel's pull: one GET outstanding, syncs on a thread beside it.
 //!
 //! The next GET never waits for the last sync; `got` in it is the last finished
-//! one. A sync that ends while no bytes are coming is told by a request of its
-//! own. A bare status moves nothing: it makes us ask (doc/PROTOCOL.md#streams).
+//! one. What no GET has told for a while is told by a request of its own. A
+//! bare status moves nothing: it makes us ask (doc/PROTOCOL.md#streams).
 
 use crate::World;
 use crate::comm::{self, Trouble};
+use crate::gather::Gather;
 use crate::net::{Answer, Body, Get, Net, NetError};
 use crate::peers::Known;
 use crate::pull::{Pull, Sync, Synced, Want};
 use bytes::Bytes;
 use spool::log::CopyError;
-use spool::name::{Chan, decimal};
+use spool::name::Chan;
 use spool::retry::{Backoff, Ceiling};
 use spool::url::{self, Ask, What, Word};
 use std::future::Future;
@@ -40,6 +41,10 @@ pub enum Event {
 
 /// A live job's pulls wait this long for a byte.
 const WAIT: Duration = Duration::from_secs(2);
+/// Before END, a few bytes wait this long for more, to be made durable together.
+const SYNC_PATIENCE: Duration = Duration::from_millis(20);
+/// What is durable waits this long for a GET that tells it.
+const TELL_PATIENCE: Duration = Duration::from_millis(100);
 /// How long to wait before looking again whether the reader took something.
 const FULL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
 
@@ -86,6 +91,8 @@ pub struct Stream<N: Net> {
     full: Duration,
     /// The highest `got` that the producer was told.
     told: u64,
+    unsynced: Gather,
+    untold: Gather,
     syncing: Option<JoinHandle<spool::fs::Result<Synced>>>,
     telling: Option<JoinHandle<u64>>,
 }
@@ -95,8 +102,24 @@ impl<N: Net> Stream<N> {
     pub fn new(world: Arc<World<N>>, peer: Arc<Known>, pull: Pull, events: UnboundedSender<Event>) -> Stream<N> {
         let (backoff, full) = (Backoff::default(), FULL[0]);
         let (fruitless, asked, told, troubled) = (0, Duration::ZERO, 0, false);
+        let (unsynced, untold) = (Gather::new(SYNC_PATIENCE), Gather::new(TELL_PATIENCE));
         let (syncing, telling) = (None, None);
-        Stream { world, peer, pull, events, backoff, troubled, fruitless, asked, full, told, syncing, telling }
+        Stream {
+            world,
+            peer,
+            pull,
+            events,
+            backoff,
+            troubled,
+            fruitless,
+            asked,
+            full,
+            told,
+            unsynced,
+            untold,
+            syncing,
+            telling,
+        }
     }
 
     /// Pulls until END is held and told, or the channel is broken, or our own
@@ -120,20 +143,18 @@ impl<N: Net> Stream<N> {
     async fn pulled(&mut self) -> Result<(), Trouble> {
         let mut under = self.next_get();
         loop {
-            self.start_sync()?;
-            if matches!(under, Under::End) {
-                if self.pull.ended().is_some() && self.told >= self.pull.offset() {
-                    return Ok(());
-                }
-                self.start_telling();
+            let ends = matches!(under, Under::End);
+            if ends && self.pull.ended().is_some() && self.told >= self.pull.offset() {
+                return Ok(());
+            }
+            self.start_sync(ends);
+            if !matches!(under, Under::Body(_)) {
+                self.start_telling(ends);
             }
             tokio::select! {
                 biased;
                 synced = finished(&mut self.syncing) => {
                     self.pull.synced(synced.unwrap_or_else(|_| Err(lost_thread()))?)?;
-                    if !matches!(under, Under::Body(_)) {
-                        self.start_telling();
-                    }
                 }
                 told = finished(&mut self.telling) => self.told = self.told.max(told.unwrap_or(0)),
                 next = advance(&mut under) => {
@@ -145,6 +166,8 @@ impl<N: Net> Stream<N> {
                         Next::Answer(Ok(answer)) => self.answered(answer).await?,
                     };
                 }
+                () = self.unsynced.due(), if self.syncing.is_none() => {}
+                () = self.untold.due(), if self.telling.is_none() && !matches!(under, Under::Body(_)) => {}
             }
         }
     }
@@ -219,7 +242,7 @@ impl<N: Net> Stream<N> {
             let _ = self.events.send(Event::Over);
             return Ok(self.pause(Trouble::new("over", "the peer says that the job is over")));
         }
-        match segments_of(&reply.data, self.pull.chan()) {
+        match comm::segments_of(&reply.data, self.pull.chan()) {
             Some((first, last)) => self.pull.missing(first, last)?,
             // Its producer has not begun: soon.
             None if self.pull.offset() == 0 => return Ok(self.rest(Backoff::soon(&*self.world.rng))),
@@ -279,19 +302,22 @@ impl<N: Net> Stream<N> {
     }
 
     /// Makes what came durable, on a thread that may block; one at a time.
-    fn start_sync(&mut self) -> Result<(), Trouble> {
-        if self.syncing.is_none()
+    fn start_sync(&mut self, ends: bool) {
+        let due = self.unsynced.is_due(self.pull.offset().saturating_sub(self.pull.got())) || ends;
+        if due
+            && self.syncing.is_none()
             && let Some(sync) = self.pull.sync()
         {
+            self.unsynced.is_due(0);
             self.syncing = Some(tokio::task::spawn_blocking(move || Sync::run(sync)));
         }
-        Ok(())
     }
 
     /// Tells the producer what is held, by a request of its own; one at a time.
-    fn start_telling(&mut self) {
+    fn start_telling(&mut self, ends: bool) {
         let got = self.pull.got();
-        if self.telling.is_some() || got <= self.told {
+        let due = self.untold.is_due(got.saturating_sub(self.told)) || ends;
+        if !due || self.telling.is_some() || got <= self.told {
             return;
         }
         let (world, peer, events) = (self.world.clone(), self.peer.clone(), self.events.clone());
@@ -348,48 +374,4 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task:
 
 fn lost_thread() -> spool::fs::Error {
     spool::fs::Error::io("sync", "in", std::io::Error::other("the thread is gone"))
-}
-
-/// First and last segment of a channel's log, from the data of `sta`'s OK.
-pub fn segments_of(data: &[u8], chan: Chan) -> Option<(u64, u64)> {
-    let text = std::str::from_utf8(data).ok()?;
-    text.lines().find_map(|line| {
-        let (name, rest) = line.split_once(' ')?;
-        let (first, last) = rest.split_once(' ')?;
-        (name.parse() == Ok(chan)).then_some((decimal(first)?, decimal(last)?))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_segments_of_a_channel_are_found() {
-        assert_eq!(
-            segments_of(
-                b"0 0 0
-2 3 17
-",
-                Chan::STDOUT
-            ),
-            Some((3, 17))
-        );
-        assert_eq!(
-            segments_of(
-                b"0 0 0
-",
-                Chan::STDOUT
-            ),
-            None
-        );
-        assert_eq!(
-            segments_of(
-                b"2 x 1
-",
-                Chan::STDOUT
-            ),
-            None
-        );
-    }
 }

@@ -2,16 +2,16 @@
 
 use crate::net::{Answer, Get};
 use crate::pull::{Pull, Want};
-use crate::rig_test::{MSGID, Rig, bare};
+use crate::rig_test::{MSGID, Rig, SILENCE, bare, bytes};
 use crate::stream::{Event, Stream};
 use spool::fs::Fs;
 use spool::layout;
 use spool::log::WINDOW;
 use spool::name::Chan;
 use spool::segment::{HEADER, Header, OVERHEAD, RECORD, Records, SEGMENT};
-use spool::url::Word;
-use std::sync::Arc;
+use spool::url::{Ask, Word};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -126,4 +126,34 @@ async fn a_peer_that_brings_nothing_is_not_asked_in_a_tight_circle() {
         let pulls = count.load(Ordering::Relaxed);
         assert!((2..50).contains(&pulls), "{pulls} pulls in half a second");
     }
+}
+
+/// Each small piece was synced by itself, and each sync told by a request of its own.
+#[tokio::test]
+async fn small_pieces_are_told_together_and_to_the_last() {
+    const PIECES: usize = 60;
+    let sealed = Arc::new(Mutex::new(Vec::new()));
+    let file = sealed.clone();
+    let rig = Rig::new(Word::Ok, LINES, move |get| {
+        let file = file.lock().unwrap();
+        let from = get.from as usize;
+        let until = if from == 0 { HEADER + 1 + OVERHEAD } else { from + 1 + OVERHEAD };
+        if until <= file.len() { bytes(file[from..until].to_vec()) } else { bare(SILENCE, None) }
+    });
+    let header = Header { msgid: MSGID, stream: rig.stream(Chan::STDOUT), n: 0, base: 0, plain: 0, salt: [1; 32] };
+    let (mut records, mut whole) = (Records::new(&rig.keys, &header), header.bytes().to_vec());
+    (0..PIECES).for_each(|_| records.seal(b"x", &mut whole));
+    *sealed.lock().unwrap() = whole;
+    // The disk has time for each of them.
+    rig.pace.store(5, Ordering::Relaxed);
+    let _said = start(&rig, &[Chan::STDOUT]);
+    let all = Ask::Got(Chan::STDOUT, (PIECES * (1 + OVERHEAD)) as u64);
+    let asked = || rig.asks.lock().unwrap().clone();
+    let told = async {
+        while asked().last() != Some(&all) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("the last piece is told, though no pull tells it");
+    assert!(asked().len() < PIECES / 4, "{:?}", asked());
 }

@@ -3,12 +3,13 @@
 
 use crate::input::InputEnd;
 use crate::output::Delivered;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use spool::name::Chan;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// What happened elsewhere in the process.
@@ -95,28 +96,29 @@ impl Events {
 
 /// Says to several threads at once that the job is over: its descriptor stays readable for good.
 #[derive(Clone)]
-pub struct Over(Arc<OwnedFd>);
+pub struct Over(Arc<(AtomicBool, OwnedFd)>);
 
 impl Over {
     /// Not yet.
     pub fn new() -> io::Result<Over> {
-        Ok(Over(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Over(Arc::new((AtomicBool::new(false), fd))))
     }
 
     /// It is.
     pub fn declare(&self) {
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+        self.0.0.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.0.1, &1u64.to_ne_bytes());
     }
 
     /// Is it?
     pub fn is_declared(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+        self.0.0.load(Ordering::Acquire)
     }
 
     /// Waits until it is, or until this descriptor has something to read, or hung up; says whether it is.
     pub fn comes_before(&self, source: BorrowedFd) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::from_borrowed_fd(source, PollFlags::IN)];
+        let mut fds = [PollFd::new(&self.0.1, PollFlags::IN), PollFd::from_borrowed_fd(source, PollFlags::IN)];
         // A signal is no reason to go on to a read that nothing could interrupt.
         while poll(&mut fds, None) == Err(Errno::INTR) {}
         !fds[0].revents().is_empty()
@@ -124,7 +126,7 @@ impl Over {
 
     /// Readable when it is.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.1.as_fd()
     }
 }
 

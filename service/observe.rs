@@ -104,7 +104,8 @@ pub fn stock(fs: &dyn Fs) -> Vec<KeyId> {
 
 /// Is this job this peer's, beyond doubt?
 pub fn owns_job(fs: &dyn Fs, from: &Username, msgid: MsgId) -> bool {
-    matches!(whose(fs, &Place::Jobs.dir(msgid), from), Whose::Theirs(_))
+    let owner = Owner::read(fs, &Place::Jobs.dir(msgid)).ok().flatten();
+    owner.is_some_and(|owner| owner.username == *from)
 }
 
 /// Is this outgoing message for this peer, and sealed?

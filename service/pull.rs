@@ -129,11 +129,12 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
     let gone = pull.ended.clone();
     let mut ended = pin!(gone.notified());
     let mut watched = None;
+    let mut found = None;
     loop {
         // From here on no change is missed, although it comes before the waiting.
         let mut changed = pin!(channel.changed.notified());
         changed.as_mut().enable();
-        let found = Found::look(&shared.fs, &channel, n, &work);
+        found = found.and_then(Found::again).or_else(|| Found::look(&shared.fs, &channel, n, &work));
         match &found {
             None if later_exists(&*shared.fs, &channel.dir, n) => return None,
             None => {}
@@ -162,12 +163,16 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
         if now >= until {
             return found.map(|_| bare(StatusCode::NO_CONTENT));
         }
-        let Some(watched_before) = watched.replace(channel.watch()) else { continue };
+        let Some(is_watched) = watched else {
+            watched = Some(channel.watch());
+            continue;
+        };
         let _waiting = shared.watcher.waiting();
         tokio::select! {
             () = &mut ended => return Some(bare(StatusCode::NO_CONTENT)),
             () = changed => {}
-            () = tokio::time::sleep_until(until.min(now + Watcher::patience(watched_before))) => {}
+            // It may be another directory by now.
+            () = tokio::time::sleep_until(until.min(now + Watcher::patience(is_watched))) => watched = None,
         }
     }
 }
@@ -175,6 +180,11 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
 /// Is there a later segment, so that this one will not come any more?
 fn later_exists(fs: &dyn Fs, dir: &str, n: u64) -> bool {
     segments(fs, dir).is_ok_and(|numbers| numbers.last().is_some_and(|last| *last > n))
+}
+
+/// Is there a next segment, so that this one grows no more?
+fn is_closed(fs: &dyn Fs, dir: &str, n: u64) -> bool {
+    n < u64::MAX && fs.exists(&format!("{dir}/{}", n + 1))
 }
 
 /// A segment as it is at this moment.
@@ -189,7 +199,7 @@ struct Found {
 
 impl Found {
     fn look(fs: &Arc<dyn Fs>, channel: &Arc<Channel>, n: u64, work: &Arc<Semaphore>) -> Option<Found> {
-        let closed = n < u64::MAX && fs.exists(&format!("{}/{}", channel.dir, n + 1));
+        let closed = is_closed(&**fs, &channel.dir, n);
         let file: Arc<dyn LogFile> = fs.open_log(&format!("{}/{n}", channel.dir)).ok()?.into();
         let size = file.size().ok()?;
         let mut header = [0; HEADER];
@@ -199,6 +209,14 @@ impl Found {
         }
         let disk = Disk { fs: fs.clone(), file, work: work.clone() };
         Some(Found { n, channel: channel.clone(), durable: channel.segment(n, &header), disk, closed, size })
+    }
+
+    /// The same segment a while later; `None` if it was cut to nothing.
+    fn again(mut self) -> Option<Found> {
+        // It is closed when its size is read, as in `look`.
+        self.closed = is_closed(&*self.disk.fs, &self.channel.dir, self.n);
+        self.size = self.disk.file.size().ok().filter(|size| *size >= HEADER as u64)?;
+        Some(self)
     }
 
     /// Sends what is durable, and has the next sync run meanwhile.

@@ -67,7 +67,8 @@ impl Disk {
     /// Opens for reading, and only what can be ours: a regular file with one
     /// link and our own uid. Never blocks on a FIFO that somebody planted. What
     /// is refused is not lost: it may be ours again when a second link is gone.
-    fn regular(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<File> {
+    /// Gives the file and its size.
+    fn regular(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<(File, u64)> {
         let fd = self.fd(verb, path, flags | OFlags::NONBLOCK)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(verb, path, errno))?;
         let regular = FileType::from_raw_mode(stat.st_mode).is_file();
@@ -75,7 +76,7 @@ impl Disk {
             let why = format!("refused: not a regular file of ours with one link ({} links)", stat.st_nlink);
             return Err(Error::io(verb, path, std::io::Error::other(why)));
         }
-        Ok(File::from(fd))
+        Ok((File::from(fd), stat.st_size as u64))
     }
 
     /// Writes a new file under a temporary name beside `path`; says the name.
@@ -218,9 +219,10 @@ impl Fs for Disk {
 
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
         use std::io::Read;
-        let file = self.regular("read", path, OFlags::RDONLY)?;
-        let mut bytes = Vec::new();
+        let (file, size) = self.regular("read", path, OFlags::RDONLY)?;
         let limit = max as u64 + 1;
+        // Room for all of it, and for the look that finds no more.
+        let mut bytes = Vec::with_capacity(size.min(max as u64) as usize + 1);
         file.take(limit).read_to_end(&mut bytes).map_err(|source| Error::io("read", path, source))?;
         if bytes.len() > max {
             return Err(Error::damaged(path, format!("longer than {max} bytes")));
@@ -261,10 +263,8 @@ impl Fs for Disk {
     }
 
     fn open_log(&self, path: &str) -> Result<Box<dyn LogFile>> {
-        let file = self.regular("open", path, OFlags::RDWR)?;
-        let mut log = DiskLog { root: self.root.clone(), file, path: path.to_string(), end: 0 };
-        log.end = log.size()?;
-        Ok(Box::new(log))
+        let (file, end) = self.regular("open", path, OFlags::RDWR)?;
+        Ok(Box::new(DiskLog { root: self.root.clone(), file, path: path.to_string(), end }))
     }
 
     fn lock_dir(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {

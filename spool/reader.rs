@@ -136,10 +136,15 @@ impl Reader {
             if self.current.is_none() && !self.enter()? {
                 return Ok(Item::Nothing);
             }
-            // Whether there is a next segment is asked first: then this one is complete when it is read.
-            let closed = self.fs.exists(&format!("{}/{}", self.dir, self.n.saturating_add(1)));
-            let item = self.read()?;
-            if item != Item::Nothing || !closed {
+            let mut item = self.read()?;
+            if item == Item::Nothing {
+                if !self.fs.exists(&format!("{}/{}", self.dir, self.n.saturating_add(1))) {
+                    return Ok(item);
+                }
+                // There is a next segment, so this one is complete: what it has got meanwhile is the rest.
+                item = self.read()?;
+            }
+            if item != Item::Nothing {
                 return Ok(item);
             }
             self.current = None;
