@@ -45,6 +45,10 @@ pub struct Request {
     pub no_progress: bool,
     /// The command's input is empty.
     pub no_input: bool,
+    /// It starts there when all of its input has arrived.
+    pub batch: bool,
+    /// It may be run again after a crash.
+    pub repeat: bool,
     /// The port that was named, for `-G`; it has no use.
     pub port: Option<String>,
     /// Options that were taken and left out, for `-v`.
@@ -69,6 +73,8 @@ enum Means {
     Quiet,
     NoProgress,
     NoInput,
+    Batch,
+    Repeat,
     Help,
     Version,
     Config,
@@ -106,6 +112,8 @@ const OPTIONS: &[Known] = &[
     flag("q", Means::Quiet),
     flag("no-progress", Means::NoProgress),
     flag("n", Means::NoInput),
+    flag("batch", Means::Batch),
+    flag("repeat", Means::Repeat),
     flag("h", Means::Help),
     flag("help", Means::Help),
     flag("version", Means::Version),
@@ -128,8 +136,6 @@ const OPTIONS: &[Known] = &[
     flag("now", Means::NotBuilt),
     flag("detach", Means::NotBuilt),
     value("attach", Means::NotBuilt),
-    flag("batch", Means::NotBuilt),
-    flag("repeat", Means::NotBuilt),
 ];
 
 /// Where OpenSSH's sftp-server lies on the systems that people have.
@@ -198,6 +204,9 @@ impl Reading<'_> {
         if self.early.is_some() {
             return Ok(());
         }
+        if self.request.repeat && !self.request.batch {
+            return Err("-repeat goes with -batch only: input that is fed as it comes cannot be fed again".into());
+        }
         if subsystem {
             self.subsystem()?;
         }
@@ -254,6 +263,8 @@ impl Reading<'_> {
             Means::Quiet => request.quiet = true,
             Means::NoProgress => request.no_progress = true,
             Means::NoInput => request.no_input = true,
+            Means::Batch => request.batch = true,
+            Means::Repeat => request.repeat = true,
             Means::Help => drop(self.early.get_or_insert(Early::Help)),
             Means::Version => drop(self.early.get_or_insert(Early::Version)),
             Means::Config => drop(self.early.get_or_insert(Early::Config)),

@@ -35,6 +35,11 @@ none; -- ends them. -x=v, -x v and --x=v are the same.
   -export=A,B       these variables go into the command's environment; one that
                     is not set here is an error, and nothing is sent
   -n                the command's stdin is empty; ours is not read
+  -batch            the command starts when its whole input has arrived there;
+                    if it breaks off before, or is larger than the peer's quota
+                    allows, nothing runs
+  -repeat           with -batch: it is safe to run it again if its machine or its
+                    keeper dies; the output is that of one run, given at its end
   -q                say nothing but why there is no result
   -v                say more
   --no-progress     no progress line on a terminal (also PLUMB_NO_PROGRESS=1)

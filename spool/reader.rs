@@ -191,6 +191,11 @@ impl Reader {
         &self.data
     }
 
+    /// Sealed bytes opened so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Plaintext bytes given, and skipped, so far.
     pub fn plain(&self) -> u64 {
         self.plain
