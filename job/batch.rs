@@ -4,7 +4,7 @@
 //! found here and not by the command. Where the next look would be useless
 //! without an event is `stay`'s business; a simulated keeper looks by hand.
 //! Invariant: `Whole` is said only after an authentic END{eof}, with every
-//! record before it opened (doc/PROTOCOL.md#control).
+//! record before it opened (doc/PROTOCOL.md#states).
 
 use crate::Error;
 use crate::control::{Control, Heard, Listener};

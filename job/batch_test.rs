@@ -286,6 +286,23 @@ pub fn a_crash_at_any_change_of_what_may_be_run_again_gives_one_run() {
     }
 }
 
+/// What a real reboot leaves: marks of another boot, or such that lost their content.
+pub fn a_start_in_another_boot_counts_as_one_whatever_it_says() {
+    for content in [&b"boot=another\nkeeper=1\nat=0\n"[..], b"", b"\0\0\0\0"] {
+        let run = |repeat| {
+            let rig = whole("touch ran; echo one", repeat, b"");
+            rig.disk.commit(&Place::Jobs.file(rig.msgid, Mark::RunStarted.name()), content).unwrap();
+            rig
+        };
+        let mut rig = run(false);
+        assert_eq!(rig.run(), Outcome::Interrupted);
+        assert!(!rig.home("ran").exists());
+        let mut rig = run(true);
+        assert_eq!((rig.run(), rig.stdout()), (Outcome::Exited(0), &b"one\n"[..]));
+        assert_eq!(runs_again(&*rig.disk, rig.msgid).unwrap(), 1);
+    }
+}
+
 pub fn what_stands_against_another_run_does_not_undo_the_first() {
     let mut rig = whole("touch ran", true, b"");
     rig.disk.commit(&Place::Jobs.file(rig.msgid, Mark::RunStarted.name()), b"").unwrap();

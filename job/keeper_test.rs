@@ -76,6 +76,7 @@ const TESTS: &[(&str, fn())] = tests! {
     held_output_larger_than_the_quota_ends_the_job
     a_crash_at_any_change_of_what_may_be_run_again_gives_one_run
     what_stands_against_another_run_does_not_undo_the_first
+    a_start_in_another_boot_counts_as_one_whatever_it_says
 };
 
 fn main() {

@@ -1,6 +1,7 @@
 //! The integration tests: two or more homes, and everything that can go wrong between them.
 //! One program, a module per promise. The long forms run with `-- --ignored`, and print their figures.
 
+mod batch;
 mod by_hand;
 mod cuts;
 mod deaths;
@@ -8,6 +9,7 @@ mod exchange;
 mod homes;
 #[path = "../netplumb/link.rs"]
 mod link;
+mod reboots;
 mod secrets;
 mod sim;
 mod states;
