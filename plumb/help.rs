@@ -38,7 +38,7 @@ none; -- ends them. -x=v, -x v and --x=v are the same.
   -batch            the command starts when its whole input has arrived there;
                     if it breaks off before, or is larger than the peer's quota
                     allows, nothing runs
-  -repeat           with -batch: it may be run again if its machine or its keeper
+  -repeat           with -batch: it may be run again if its machine or keeper
                     dies; the output is that of one run, and comes at its end
   -q                say nothing but why there is no result
   -v                say more
