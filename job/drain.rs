@@ -6,7 +6,7 @@
 
 use rustix::io::Errno;
 use spool::fs::Error;
-use spool::log::{WINDOW, Writer};
+use spool::log::Writer;
 use spool::segment::{EndKind, OVERHEAD, RECORD};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -50,6 +50,8 @@ pub struct Drain {
     /// How the log is to end, as soon as everything is in it.
     ending: Option<EndKind>,
     full_until: Option<Instant>,
+    /// How much the log may hold that its consumer does not.
+    window: u64,
     looked_at: u64,
     read_at: Instant,
     streak: u32,
@@ -58,8 +60,8 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Drains a pipe that does not block.
-    pub fn new(pipe: OwnedFd) -> Drain {
+    /// Drains a pipe that does not block, as far as this window goes.
+    pub fn new(pipe: OwnedFd, window: u64) -> Drain {
         Drain {
             pipe: Some(pipe),
             buffer: vec![0; CHUNK],
@@ -67,6 +69,7 @@ impl Drain {
             to: 0,
             ending: None,
             full_until: None,
+            window,
             looked_at: 0,
             read_at: Instant::now(),
             streak: 0,
@@ -111,15 +114,16 @@ impl Drain {
             && let Some(pipe) = &self.pipe
         {
             let held = log.held();
-            if held >= WINDOW / 2 && (log.offset() >= self.looked_at + LOOK_EVERY || self.state == Drained::Window) {
+            if held >= self.window / 2 && (log.offset() >= self.looked_at + LOOK_EVERY || self.state == Drained::Window)
+            {
                 log.forget()?;
                 self.looked_at = log.offset();
             }
             // What does not fit into the window whole is not read: small reads would make it no better.
-            if log.held() + (RECORD + OVERHEAD) as u64 > WINDOW {
+            if log.held() + (RECORD + OVERHEAD) as u64 > self.window {
                 log.forget()?;
             }
-            let room = WINDOW.saturating_sub(log.held()) as usize / (RECORD + OVERHEAD) * RECORD;
+            let room = self.window.saturating_sub(log.held()) as usize / (RECORD + OVERHEAD) * RECORD;
             if room == 0 {
                 return Ok(Drained::Window);
             }
@@ -212,7 +216,7 @@ mod tests {
             Writer::open(disk, "out", keys, Stream { chan: Chan::STDOUT, producer: Role::Recipient }).unwrap();
         let (pipe, command) = rustix::pipe::pipe().unwrap();
         rustix::io::ioctl_fionbio(&pipe, true).unwrap();
-        let mut drain = Drain::new(pipe);
+        let mut drain = Drain::new(pipe, spool::log::WINDOW);
         let mut written = |drain: &mut Drain| {
             rustix::io::write(&command, b"x").unwrap();
             drain.step(&mut log).unwrap();

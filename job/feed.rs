@@ -1,7 +1,8 @@
 //! The way of the sender's bytes into the command's stdin.
 //!
 //! Never blocks: what the pipe does not take waits, and so does the log. A
-//! place in the log is left behind only when its bytes are in the pipe. The
+//! place in the log is left behind only when its bytes are in the pipe, and never
+//! where the job may be run again: then all of the input is to stay. The
 //! pipe is closed here after the guard's confirmation of an authentic END, or
 //! when nobody reads it any more (doc/PROTOCOL.md#control).
 
@@ -39,14 +40,18 @@ pub struct Feed {
     written: usize,
     held: usize,
     ended: bool,
+    /// The log is kept as a whole.
+    keep: bool,
     began: Instant,
     hint_due: Option<Instant>,
 }
 
 impl Feed {
-    /// Feeds what the reader opens into a pipe that does not block.
-    pub fn new(reader: Reader, pipe: OwnedFd) -> Feed {
-        Feed { reader, pipe: Some(pipe), written: 0, held: 0, ended: false, began: Instant::now(), hint_due: None }
+    /// Feeds what the reader opens into a pipe that does not block. `keep` says
+    /// that it will be read once more after a crash.
+    pub fn new(reader: Reader, pipe: OwnedFd, keep: bool) -> Feed {
+        let (written, held, ended, hint_due) = (0, 0, false, None);
+        Feed { reader, pipe: Some(pipe), written, held, ended, keep, began: Instant::now(), hint_due }
     }
 
     /// Our write end, while it is open.
@@ -121,6 +126,9 @@ impl Feed {
     }
 
     fn took(&mut self, idle: bool) -> Result<(), Error> {
+        if self.keep {
+            return Ok(());
+        }
         match self.reader.took(self.began.elapsed(), idle) {
             Err(error) if error.is_full() => {
                 self.hint_due = Some(Instant::now() + Duration::from_secs(1));

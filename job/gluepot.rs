@@ -21,6 +21,8 @@ pub struct Known {
     pub policy: Policy,
     /// SHA-256 of the file that says so.
     pub digest: Digest,
+    /// What may wait here as a whole of one input, or one output, in sealed bytes.
+    pub quota: u64,
 }
 
 /// What is decided about a START.
@@ -86,7 +88,7 @@ mod tests {
 
     fn known(shell: bool) -> Known {
         let policy = Policy { shell, ..Policy::default() };
-        Known { name: "nas".into(), policy, digest: Digest::of(b"") }
+        Known { name: "nas".into(), policy, digest: Digest::of(b""), quota: 0 }
     }
 
     fn start(words: &[&str]) -> Start {

@@ -2,15 +2,17 @@
 //!
 //! `begin` looks, asks the gluepot, and makes `run.started` durable before
 //! anything may start; `Job::finish` is the one way to `run.exit`, to EXIT and
-//! END. What lies between them, processes and pipes, is `run.rs`. All of it
+//! END. The outputs of a job that may be run again lie in `held/` until `run.exit`
+//! is durable: what an interrupted run has said is dropped unseen. What lies between them, processes and pipes, is `run.rs`. All of it
 //! works on any [`Fs`], so crash tests run it on a simulated disk.
 //!
 //! Invariant: a command is started only after a `run.started` that this call
-//! made, and EXIT is said only after END of the outputs and `run.exit` are
+//! made (or `run.again.<k>`, where START says `repeat`); EXIT is said only after END of the outputs and `run.exit` are
 //! durable. After a crash anywhere a new `begin` goes on from the files alone
 //! (doc/SPOOL.md#jobs).
 
 use crate::Error;
+use crate::batch::{Arrival, Waiting};
 use crate::control::{Control, Heard, Listener, Speaker};
 use crate::gluepot::{self, Known, Permitted, Verdict};
 use crate::message;
@@ -18,7 +20,7 @@ use spool::clock;
 use spool::crypto::SpoolKey;
 use spool::facts::Facts;
 use spool::fs::Fs;
-use spool::layout::{self, Owner, Place, log_in, log_out};
+use spool::layout::{self, HELD, Owner, Place, log_held, log_in, log_out};
 use spool::log::{self, Reader, Writer};
 use spool::look::{self, Ages};
 use spool::name::{Chan, Digest, MsgId, Role, Username};
@@ -52,6 +54,8 @@ pub struct Job {
     pub fs: Arc<dyn Fs>,
     /// The job's name, and the keys of its logs.
     pub keys: JobKeys,
+    /// It may be run again: its outputs are held back until it has ended.
+    pub repeat: bool,
 }
 
 /// What became of a look at a job.
@@ -62,8 +66,10 @@ pub enum Begin {
     Locked,
     /// It has ended without a process of ours, with all that belongs to that.
     Ended(Outcome),
+    /// A batch job's input is not here yet: wait for it, and look again.
+    Await(Box<Waiting>),
     /// `run.started` is durable: start this, once.
-    Start(Started),
+    Start(Box<Started>),
 }
 
 /// A command that is to be started.
@@ -74,12 +80,22 @@ pub struct Started {
     pub permitted: Permitted,
     /// What we call the peer that asked.
     pub peer: String,
+    /// It was started before, and interrupted.
+    pub again: bool,
+    /// What may lie here of an output that is held back.
+    pub quota: u64,
 }
 
 /// Looks at a job whose `running/<msgid>` the caller has locked, and does what
 /// needs no process. Harmless at any time and any number of times; after a
 /// crash in it the next call goes on. An error that `is_full` is worth another try.
-pub fn begin(site: &Site, msgid: MsgId, known: &dyn Fn(&Username) -> Option<Known>) -> Result<Begin, Error> {
+/// `arrival` is what waiting for a batch job's input came to; [`Arrival::Awaited`] before that.
+pub fn begin(
+    site: &Site,
+    msgid: MsgId,
+    known: &dyn Fn(&Username) -> Option<Known>,
+    arrival: Arrival,
+) -> Result<Begin, Error> {
     let (fs, dir) = (&site.fs, Place::Jobs.dir(msgid));
     let lock = match fs.lock_dir(&dir, LOCK_WAIT) {
         Err(error) if error.is_absent() => return Ok(Begin::Nothing),
@@ -91,10 +107,9 @@ pub fn begin(site: &Site, msgid: MsgId, known: &dyn Fn(&Username) -> Option<Know
     };
     let message = message::unseal(&**fs, Place::Jobs, msgid, &site.spool_key);
     let seen = look::recipient(&**fs, msgid, &site.ages, Some(&owner), message.is_ok())?;
-    let phase = seen.keeper_phase();
     // Without the message there is no secret, so nobody can be told: the loop ends such a job.
     let Ok(message) = message else { return Ok(Begin::Nothing) };
-    if phase == KeeperPhase::Nothing {
+    if seen.keeper_phase(false) == KeeperPhase::Nothing {
         return Ok(Begin::Nothing);
     }
     let (secret, start) = match message::read_parts(&message) {
@@ -105,28 +120,43 @@ pub fn begin(site: &Site, msgid: MsgId, known: &dyn Fn(&Username) -> Option<Know
         }
     };
     let keys = JobKeys { secret, sender: owner.username.clone(), recipient: site.ours.clone(), msgid };
-    let job = Job { fs: fs.clone(), keys };
+    let (batch, repeat) = start.as_ref().map_or((false, false), |start| (start.batch, start.repeat));
+    let job = Job { fs: fs.clone(), keys, repeat };
+    let phase = seen.keeper_phase(repeat);
+    let again = phase == KeeperPhase::Again;
     job.make_dirs()?;
-    let refused = match phase {
+    match phase {
         KeeperPhase::Nothing => return Ok(Begin::Nothing),
-        KeeperPhase::Unannounced => None,
-        KeeperPhase::Interrupted => return job.end(Outcome::Interrupted, EndKind::Aborted),
-        // A refusal that a crash cut short stays one, whatever the policy says today.
-        KeeperPhase::Start if job.any_output_ended()? => Some("it was refused before".to_string()),
-        KeeperPhase::Start => match verdict(site, &owner.username, start, known) {
-            (Verdict::Run(permitted), Some(known)) => {
-                commit_started(&**fs, msgid, &known)?;
-                return Ok(Begin::Start(Started { job, permitted, peer: known.name }));
-            }
-            (Verdict::Refused(why), _) => Some(why),
-            (Verdict::Run(_), None) => Some("this peer is not known here".to_string()),
-        },
-    };
-    match refused {
-        Some(why) => job.end(Outcome::Refused(why), EndKind::Eof),
-        // `run.exit` stands: its outcome is said, whatever is given here.
-        None => job.end(Outcome::Interrupted, EndKind::Aborted),
+        // Where `run.exit` stands its outcome is said, whatever is given here.
+        KeeperPhase::Unannounced | KeeperPhase::Interrupted => return job.end(Outcome::Interrupted, EndKind::Aborted),
+        KeeperPhase::Start | KeeperPhase::Again => job.hold()?,
     }
+    let against = if job.any_output_ended()? {
+        // A refusal that a crash cut short stays one, whatever the policy says today. In a
+        // batch job it may have been the input that was refused.
+        if batch { Outcome::NotStarted } else { Outcome::Refused("it was refused before".into()) }
+    } else {
+        match (verdict(site, &owner.username, start, known), if batch { arrival } else { Arrival::Whole }) {
+            ((Verdict::Refused(why), _), _) => Outcome::Refused(why),
+            ((Verdict::Run(_), None), _) => Outcome::Refused("this peer is not known here".into()),
+            ((Verdict::Run(_), Some(known)), Arrival::Awaited) => {
+                return Ok(Begin::Await(Box::new(Waiting::new(job, known.quota)?)));
+            }
+            ((Verdict::Run(permitted), Some(known)), arrival) => match arrival.outcome(known.quota) {
+                Some(against) => against,
+                None => {
+                    commit_started(&**fs, msgid, &known, again)?;
+                    let (peer, quota) = (known.name, known.quota);
+                    return Ok(Begin::Start(Box::new(Started { job, permitted, peer, again, quota })));
+                }
+            },
+        }
+    };
+    if again {
+        tracing::warn!(%msgid, "not run again: {against}");
+        return job.end(Outcome::Interrupted, EndKind::Aborted);
+    }
+    job.end(against, EndKind::Eof)
 }
 
 /// Asks the gluepot, and logs what it says with the policy's digest.
@@ -150,15 +180,21 @@ fn verdict(
     (verdict, known)
 }
 
-/// From here on the command counts as started.
-fn commit_started(fs: &dyn Fs, msgid: MsgId, known: &Known) -> Result<(), Error> {
+/// From here on the command counts as started; `again`: once more. What it was
+/// before stands: that something has run is never taken back.
+fn commit_started(fs: &dyn Fs, msgid: MsgId, known: &Known, again: bool) -> Result<(), Error> {
     let facts = Facts::new()
         .with("boot", clock::boot())
         .with("keeper", std::process::id())
         .with("at", clock::uptime(fs)?)
         .with("peer", &known.name)
         .with("policy", known.digest);
-    Ok(facts.commit(fs, &Place::Jobs.file(msgid, Mark::RunStarted.name()))?)
+    if !again {
+        return Ok(facts.commit(fs, &Place::Jobs.file(msgid, Mark::RunStarted.name()))?);
+    }
+    let times = layout::runs_again(fs, msgid)? + 1;
+    tracing::warn!(%msgid, times, "interrupted, and run again");
+    Ok(facts.commit(fs, &layout::run_again(msgid, times))?)
 }
 
 /// The logs that a job writes.
@@ -189,13 +225,50 @@ impl Job {
         Ok(())
     }
 
+    /// Before a start: drops what an interrupted run has said, which nobody has
+    /// seen, and makes new logs. Never after `run.exit`: by then they may be offered.
+    fn hold(&self) -> Result<(), Error> {
+        if !self.repeat {
+            return Ok(());
+        }
+        self.fs.remove(&Place::Jobs.file(self.msgid(), HELD))?;
+        for chan in [Chan::STDOUT, Chan::STDERR] {
+            layout::make_dirs(&*self.fs, &log_held(self.msgid(), chan))?;
+        }
+        Ok(())
+    }
+
+    /// Is this one of the logs that are not offered before the job has ended?
+    fn holds(&self, chan: Chan) -> bool {
+        self.repeat && chan != Chan::CONTROL
+    }
+
+    /// Where a log of ours lies: what is still held back is the log, whatever lies at its later place.
+    fn log(&self, chan: Chan) -> Result<String, Error> {
+        let held = log_held(self.msgid(), chan);
+        Ok(if self.holds(chan) && self.fs.is_there(&held)? { held } else { log_out(self.msgid(), chan) })
+    }
+
     fn writer(&self, chan: Chan) -> Result<Writer, Error> {
         let stream = Stream { chan, producer: Role::Recipient };
-        Ok(Writer::open(self.fs.clone(), &log_out(self.msgid(), chan), self.keys.clone(), stream)?)
+        Ok(Writer::open(self.fs.clone(), &self.log(chan)?, self.keys.clone(), stream)?)
+    }
+
+    /// Offers what was held back, each log by one rename; harmless where that is done.
+    fn offer(&self) -> Result<(), Error> {
+        for chan in [Chan::STDOUT, Chan::STDERR].into_iter().filter(|chan| self.holds(*chan)) {
+            let (held, out) = (log_held(self.msgid(), chan), log_out(self.msgid(), chan));
+            if self.fs.is_there(&held)? {
+                // The empty one, which those who wait for it watch.
+                self.fs.remove(&out)?;
+                self.fs.rename(&held, &out)?;
+            }
+        }
+        Ok(())
     }
 
     fn any_output_ended(&self) -> Result<bool, Error> {
-        let ended = |chan| log::ended_at(&*self.fs, &log_out(self.msgid(), chan));
+        let ended = |chan| log::ended_at(&*self.fs, &self.log(chan)?).map_err(Error::from);
         Ok(ended(Chan::STDOUT)?.is_some() || ended(Chan::STDERR)?.is_some())
     }
 
@@ -247,13 +320,14 @@ impl Job {
         }
         if !self.fs.exists(&exit) {
             log::sync_all(&*self.fs, &[&logs.stdout, &logs.stderr])?;
-            self.fs.sync_dir(&Place::Jobs.file(self.msgid(), "out"))?;
+            self.fs.sync_dir(&Place::Jobs.file(self.msgid(), if self.repeat { HELD } else { "out" }))?;
             let facts = Facts::new().with("outcome", &outcome).with("at", clock::uptime(&*self.fs)?);
             match facts.commit(&*self.fs, &exit) {
                 Err(error) if !error.is_taken() => return Err(error.into()),
                 _ => {}
             }
         }
+        self.offer()?;
         // The name counts, whatever it contains: damage there is "interrupted".
         let outcome = Facts::read(&*self.fs, &exit)?.and_then(|facts| facts.value("outcome"));
         let outcome = outcome.unwrap_or(Outcome::Interrupted);

@@ -4,6 +4,8 @@
 //! itself as one. `cargo test -p job --test keeper NAME` runs what has NAME in
 //! its name; SEED=n repeats a random test, SEEDS=n runs it so often.
 
+#[path = "batch_test.rs"]
+mod batch;
 #[path = "deaths_test.rs"]
 mod deaths;
 #[path = "lifecycle_test.rs"]
@@ -13,6 +15,7 @@ mod limp;
 #[path = "rig_test.rs"]
 mod rig;
 
+use batch::*;
 use deaths::*;
 use job::control::Control;
 use job::message::Start;
@@ -61,6 +64,19 @@ const TESTS: &[(&str, fn())] = tests! {
     a_refusal_that_a_crash_cut_short_stays_one
     a_message_that_cannot_be_understood_ends
     what_stands_of_exit_is_not_said_again
+    a_batch_command_starts_when_its_input_is_whole
+    a_batch_job_whose_input_breaks_off_never_starts
+    a_batch_input_that_is_damaged_here_is_not_whole
+    a_batch_input_larger_than_the_quota_is_refused
+    a_batch_job_that_waits_can_be_cancelled
+    a_keeper_that_is_killed_while_it_waits_costs_nothing
+    what_may_be_run_again_gives_the_output_of_one_run
+    what_may_be_run_again_is_when_its_guard_dies
+    what_may_be_run_again_and_is_cancelled_is_not
+    held_output_larger_than_the_quota_ends_the_job
+    a_crash_at_any_change_of_what_may_be_run_again_gives_one_run
+    what_stands_against_another_run_does_not_undo_the_first
+    a_start_in_another_boot_counts_as_one_whatever_it_says
 };
 
 fn main() {
@@ -132,7 +148,7 @@ fn a_command_finds_a_clean_account_and_what_may_be_passed_on() {
                   grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o pgid= -p $$ | tr -d ' ' | sed \"s/^$$\\$/leader/\"";
     let env = [("GIT_PROTOCOL", "version=2"), ("LD_PRELOAD", "/evil.so"), ("PLUMB_JOB", "lie")];
     let env: BTreeMap<_, _> = env.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
-    let mut rig = Rig::with(Start { argv: vec![script.into()], env, user: "somebody".into() });
+    let mut rig = Rig::with(Start { argv: vec![script.into()], env, user: "somebody".into(), ..Start::default() });
     assert_eq!(rig.run(), Outcome::Exited(0), "{}", rig.stderr());
     let text = String::from_utf8(rig.stdout().to_vec()).unwrap();
     let lines: Vec<&str> = text.lines().collect();

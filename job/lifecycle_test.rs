@@ -1,6 +1,7 @@
 //! The life of a job on the disk alone: no process is started here.
 
 use crate::rig::{Rig, known, site};
+use job::batch::Arrival;
 use job::control::Speaker;
 use job::keeper::{Begin, begin};
 use spool::fs::Fs;
@@ -12,7 +13,7 @@ use spool::phase::Mark;
 use spool::segment::{EndKind, Stream};
 
 fn look(rig: &Rig, changes: i64) -> Result<Begin, job::Error> {
-    begin(&site(&rig.root, changes), rig.msgid, &known(&rig.root))
+    begin(&site(&rig.root, changes), rig.msgid, &known(&rig.root), Arrival::Awaited)
 }
 
 /// All that a keeper does, without the command; says whether one was to be started.

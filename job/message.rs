@@ -22,6 +22,10 @@ pub struct Start {
     pub user: String,
     /// Variables for the command's environment.
     pub env: BTreeMap<String, Vec<u8>>,
+    /// It starts when the whole input is there and verified, and not before.
+    pub batch: bool,
+    /// It may be run again after a crash; only with `batch`.
+    pub repeat: bool,
 }
 
 impl Start {
@@ -35,6 +39,9 @@ impl Start {
         }
         if !self.user.is_empty() {
             list.insert("user".into(), self.user.clone().into_bytes());
+        }
+        for (name, _) in [("batch", self.batch), ("repeat", self.repeat)].into_iter().filter(|(_, set)| *set) {
+            list.insert(name.into(), b"1".to_vec());
         }
         list
     }
@@ -51,7 +58,20 @@ impl Start {
         }
         let user = list.get("user").cloned().unwrap_or_default();
         start.user = String::from_utf8(user).map_err(|_| Error::Peer("START: the user is not text".into()))?;
+        (start.batch, start.repeat) = (flag(list, "batch")?, flag(list, "repeat")?);
+        if start.repeat && !start.batch {
+            return Err(Error::Peer("START: repeat without batch".into()));
+        }
         Ok(start)
+    }
+}
+
+/// Is this set? What is neither missing nor 1 is not understood, so nothing runs.
+fn flag(list: &List, name: &str) -> Result<bool, Error> {
+    match list.get(name).map(Vec::as_slice) {
+        None => Ok(false),
+        Some(b"1") => Ok(true),
+        Some(_) => Err(Error::Peer(format!("START: {name} is not 1"))),
     }
 }
 
@@ -122,6 +142,8 @@ mod tests {
             argv: vec![b"cat".to_vec(), vec![0xff, b' ']],
             user: "backup".into(),
             env: BTreeMap::from([("GIT_PROTOCOL".into(), b"version=2".to_vec())]),
+            batch: true,
+            repeat: true,
         };
         let secret = Key([3; 32]);
         let message = write(&secret, &start).unwrap();
@@ -129,6 +151,18 @@ mod tests {
         assert_eq!((key.0, read_start), (secret.0, start));
         for cut in 0..message.len() {
             assert!(read(&message[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_a_job_is_must_be_understood() {
+        let start = |pairs: &[(&str, &str)]| {
+            Start::of_list(&pairs.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect())
+        };
+        assert!(start(&[("batch", "1")]).is_ok_and(|start| start.batch && !start.repeat));
+        assert!(start(&[]).is_ok_and(|start| !start.batch && !start.repeat));
+        for bad in [&[("repeat", "1")][..], &[("batch", "yes")], &[("batch", "1"), ("repeat", "0")]] {
+            assert!(start(bad).is_err(), "{bad:?}");
         }
     }
 

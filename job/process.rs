@@ -5,6 +5,7 @@
 //! the file, and takes a new one, so two never hold it at once.
 
 use crate::account::Account;
+use crate::batch::Arrival;
 use crate::gluepot::Known;
 use crate::keeper::{Begin, Site, begin};
 use crate::run::{Left, patiently, run};
@@ -19,6 +20,8 @@ use std::time::Duration;
 /// How long another's lock may last before we believe in another keeper:
 /// lookers hold it for a moment.
 const RUNNING_WAIT: Duration = Duration::from_secs(1);
+/// How long what an interrupted run has left may take to die.
+const KILL_WAIT: Duration = Duration::from_secs(5);
 
 /// Prepares a process for being a keeper: a session of its own, no descriptor of
 /// its starter's stays open, and no terminal's end reaches it. Call it first of
@@ -44,16 +47,24 @@ pub fn keep(
     let fs = &site.fs;
     let Some(lock) = fs.lock_file(&running(msgid), RUNNING_WAIT)? else { return Ok(None) };
     let has = |mark: Mark| fs.exists(&Place::Jobs.file(msgid, mark.name()));
+    let mut clear = true;
     if has(Mark::RunStarted) && !has(Mark::RunExit) {
-        tree::kill_marked(&format!("PLUMB_JOB={msgid}"));
+        clear = tree::kill_marked(&format!("PLUMB_JOB={msgid}"), KILL_WAIT);
     }
-    let (outcome, left) = match patiently(|| begin(site, msgid, known))? {
-        Begin::Nothing => (None, Left::default()),
-        Begin::Locked => return Err(Error::Ours(format!("the directory of job {msgid} stays locked"))),
-        Begin::Ended(outcome) => (Some(outcome), Left::default()),
-        Begin::Start(started) => {
-            let (outcome, left) = run(started, root, account)?;
-            (Some(outcome), left)
+    let mut arrival = Arrival::Awaited;
+    let (outcome, left) = loop {
+        match patiently(|| begin(site, msgid, known, arrival))? {
+            Begin::Nothing => break (None, Left::default()),
+            Begin::Locked => return Err(Error::Ours(format!("the directory of job {msgid} stays locked"))),
+            Begin::Ended(outcome) => break (Some(outcome), Left::default()),
+            Begin::Await(waiting) => arrival = waiting.stay(root)?,
+            Begin::Start(_) if !clear => {
+                return Err(Error::Ours(format!("what job {msgid} started before cannot be killed")));
+            }
+            Begin::Start(started) => {
+                let (outcome, left) = run(*started, root, account)?;
+                break (Some(outcome), left);
+            }
         }
     };
     fs.remove(&running(msgid))?;

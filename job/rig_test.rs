@@ -3,6 +3,7 @@
 
 use crate::limp::Limp;
 use job::account::Account;
+use job::batch::QUOTA;
 use job::control::{Control, Heard, Listener, Speaker};
 use job::gluepot::Known;
 use job::keeper::Site;
@@ -48,9 +49,12 @@ pub fn site(root: &Path, changes: i64) -> Site {
 }
 
 pub fn known(root: &Path) -> impl Fn(&Username) -> Option<Known> {
+    let quota = root.join("quota");
     let policy = Policy { shell: !root.join("refuse").exists(), ..Policy::default() };
     move |username: &Username| {
-        (*username == sender()).then(|| Known { name: "nas".into(), policy: policy.clone(), digest: Digest::of(b"") })
+        let quota = std::fs::read_to_string(&quota).ok().and_then(|text| text.parse().ok()).unwrap_or(QUOTA);
+        let digest = Digest::of(b"");
+        (*username == sender()).then(|| Known { name: "nas".into(), policy: policy.clone(), digest, quota })
     }
 }
 

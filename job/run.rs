@@ -16,7 +16,7 @@ use crate::keeper::{Job, Logs, Started};
 use crate::tree;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use spool::layout::Place;
-use spool::log::Writer;
+use spool::log::{WINDOW, Writer};
 use spool::name::Chan;
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -33,7 +33,7 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 /// Starts a command, and stays with it until the job has ended here. `root` is
 /// the spool's directory. What a crash leaves, the next keeper completes.
 pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome, Left), Error> {
-    let Started { job, permitted, peer } = started;
+    let Started { job, permitted, peer, again, quota } = started;
     let never = |outcome: Outcome, kind: EndKind| {
         let finished = patiently(|| job.finish(&mut job.logs()?, outcome.clone(), kind))?;
         Ok((finished, Left::default()))
@@ -41,7 +41,10 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
     if is_cancelled(&job) {
         return never(Outcome::Cancelled, EndKind::Eof);
     }
-    let cannot = |why: String| Outcome::Refused(format!("the command could not be started: {why}"));
+    let cannot = |why: String| match again {
+        true => Outcome::Interrupted,
+        false => Outcome::Refused(format!("the command could not be started: {why}")),
+    };
     let made = account.command(&permitted, job.msgid(), &peer);
     let started = made
         .map_err(|error| error.to_string())
@@ -56,7 +59,8 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
             return never(cannot(std::io::Error::from_raw_os_error(errno).to_string()), EndKind::Eof);
         }
         Word::Ended(_) | Word::Closed | Word::Gone => {
-            guard.kill_all(Some(&pipes.stdin), KILL_WAIT);
+            let killed = guard.kill_all(Some(&pipes.stdin), KILL_WAIT);
+            run_again(&job, killed)?;
             let (outcome, _) = never(Outcome::Interrupted, EndKind::Aborted)?;
             return Ok((outcome, Left { guard: Some(guard), stdin: Some(pipes.stdin) }));
         }
@@ -68,10 +72,11 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
     }
     let running = Running {
         eyes: Eyes::new(root, &job),
-        feed: Feed::new(job.reader(Chan::STDIN)?, pipes.stdin),
+        feed: Feed::new(job.reader(Chan::STDIN)?, pipes.stdin, job.repeat),
         fed: Fed::More,
         listener: Some(Listener::new(job.reader(Chan::CONTROL)?)),
-        drains: [Drain::new(pipes.stdout), Drain::new(pipes.stderr)],
+        drains: [pipes.stdout, pipes.stderr].map(|pipe| Drain::new(pipe, if job.repeat { quota } else { WINDOW })),
+        quota,
         unsaid: None,
         kill_at: None,
         status: None,
@@ -94,6 +99,14 @@ pub(crate) fn patiently<T>(mut what: impl FnMut() -> Result<T, Error>) -> Result
 
 fn is_cancelled(job: &Job) -> bool {
     job.fs.exists(&Place::Jobs.file(job.msgid(), Mark::Cancel.name()))
+}
+
+/// An error, and no end of the job, if the next keeper is to run an interrupted command again.
+fn run_again(job: &Job, killed: bool) -> Result<(), Error> {
+    if job.repeat && killed && !is_cancelled(job) {
+        return Err(Error::Ours("the command was interrupted, and is to be run again".into()));
+    }
+    Ok(())
 }
 
 /// What stays when a job has ended: somebody may still hold the command's stdin.
@@ -135,6 +148,8 @@ struct Running {
     fed: Fed,
     listener: Option<Listener>,
     drains: [Drain; 2],
+    /// What an output may have that is held back.
+    quota: u64,
     /// When to try again to say that nobody reads stdin.
     unsaid: Option<Instant>,
     /// It is cancelled, and killed then.
@@ -152,26 +167,28 @@ impl Running {
                 }
                 (outcome, EndKind::Eof)
             }
-            Ok(End::Kill(outcome)) => {
-                self.kill();
-                (outcome, EndKind::Aborted)
-            }
+            Ok(End::Kill(outcome)) => self.kill(outcome)?,
             Err(error) => {
                 tracing::error!(%error, "the job cannot go on");
-                self.kill();
-                (Outcome::Interrupted, EndKind::Aborted)
+                self.kill(Outcome::Interrupted)?
             }
         };
         let outcome = patiently(|| self.job.finish(&mut self.logs, outcome.clone(), kind))?;
         Ok((outcome, Left { guard: Some(self.guard), stdin: self.feed.into_pipe() }))
     }
 
-    fn kill(&mut self) {
-        if !self.guard.kill_all(self.feed.pipe(), KILL_WAIT) {
+    /// Kills the command, and says how the job ends.
+    fn kill(&mut self, outcome: Outcome) -> Result<(Outcome, EndKind), Error> {
+        let killed = self.guard.kill_all(self.feed.pipe(), KILL_WAIT);
+        if !killed {
             tracing::error!("something that the command started cannot be killed");
+        }
+        if outcome == Outcome::Interrupted {
+            run_again(&self.job, killed)?;
         }
         self.drains[0].take_rest(&mut self.logs.stdout);
         self.drains[1].take_rest(&mut self.logs.stderr);
+        Ok((outcome, EndKind::Aborted))
     }
 
     fn live(&mut self) -> Result<End, Error> {
@@ -210,6 +227,10 @@ impl Running {
         let over = |drain: &Drain| drain.state == Drained::Over;
         let stuck = |drain: &Drain| matches!(drain.state, Drained::Window | Drained::Disk(_));
         let Some(kill_at) = self.kill_at else {
+            // Nobody takes what is held back, so there will be no more room.
+            if self.job.repeat && self.drains.iter().any(|drain| drain.state == Drained::Window) {
+                return Some(End::Kill(Outcome::OutputTooLarge(self.quota)));
+            }
             let status = self.status.as_ref().filter(|_| self.drains.iter().all(over));
             return status.map(|status| End::Natural(status.clone()));
         };

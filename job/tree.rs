@@ -89,16 +89,26 @@ pub fn linger(stdin: &impl AsFd) {
 }
 
 /// Kills whoever has this variable in its environment, except ourselves: what
-/// a job left when its keeper and guard were killed at once.
-pub fn kill_marked(variable: &str) {
+/// a job left when its keeper and guard were killed at once. Says whether
+/// nothing is left, for which it waits no longer than `patience`.
+pub fn kill_marked(variable: &str, patience: Duration) -> bool {
+    let until = Instant::now() + patience;
     let marked = |process: &Process| {
         let environ = std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
         environ.split(|&b| b == 0).any(|entry| entry == variable.as_bytes())
     };
     let ours = getpid().as_raw_pid();
-    for process in processes().iter().filter(|process| process.alive && process.pid != ours && marked(process)) {
-        if let Some(pid) = Pid::from_raw(process.pid) {
-            let _ = kill_process(pid, Signal::KILL);
+    loop {
+        let mut left = false;
+        for process in processes().iter().filter(|process| process.alive && process.pid != ours && marked(process)) {
+            left = true;
+            if let Some(pid) = Pid::from_raw(process.pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
+        if !left || Instant::now() >= until {
+            return !left;
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -1,6 +1,6 @@
 //! `netplumb keeper`: one running job; started by the daemon.
 
-use job::{account::Account, gluepot::Known, keeper::Site, process};
+use job::{account::Account, batch::QUOTA, gluepot::Known, keeper::Site, process};
 use spool::home::Home;
 use spool::name::{Digest, MsgId, Username};
 
@@ -34,5 +34,5 @@ fn known(home: &Home, username: &Username) -> Option<Known> {
     let peer = home.peers(|error| tracing::warn!("{error}")).remove(username)?;
     let text = std::fs::read(home.config.join("peers").join(peer.name.as_str()).join("peer.toml"));
     let digest = Digest::of(&text.unwrap_or_default());
-    Some(Known { name: peer.name.to_string(), policy: peer.policy, digest })
+    Some(Known { name: peer.name.to_string(), policy: peer.policy, digest, quota: QUOTA })
 }

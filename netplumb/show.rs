@@ -77,12 +77,16 @@ struct Asked {
     command: String,
     user: String,
     env: Vec<String>,
+    batch: bool,
+    repeat: bool,
 }
 
 impl From<Start> for Asked {
     fn from(start: Start) -> Asked {
         let argv = start.argv.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        Asked { argv, command: quoted(&start.argv), user: start.user, env: start.env.into_keys().collect() }
+        let Start { batch, repeat, .. } = start;
+        let (command, env) = (quoted(&start.argv), start.env.into_keys().collect());
+        Asked { argv, command, user: start.user, env, batch, repeat }
     }
 }
 
@@ -277,6 +281,11 @@ fn print(shown: &Shown, now: u64, out: &mut dyn Write) -> anyhow::Result<()> {
             field(out, "command", &start.command)?;
             field(out, "user", if start.user.is_empty() { "whoever the recipient is" } else { &start.user })?;
             field(out, "env", if start.env.is_empty() { "-".into() } else { start.env.join(" ") })?;
+            match (start.batch, start.repeat) {
+                (false, _) => {}
+                (true, false) => field(out, "starts", "with its whole input")?,
+                (true, true) => field(out, "starts", "with its whole input, and again if it is interrupted")?,
+            }
         }
         (None, why) => field(out, "command", format!("? ({})", why.as_deref().unwrap_or("sealed")))?,
     }

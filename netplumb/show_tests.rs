@@ -16,6 +16,7 @@ fn a_submitted_job_shows_its_words_and_no_secret() {
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(value["start"]["argv"][2], "a b");
     assert_eq!(value["start"]["env"], serde_json::json!(["TOKEN"]));
+    assert_eq!((value["start"]["batch"].as_bool(), value["start"]["repeat"].as_bool()), (Some(false), Some(false)));
     let secret = data_hex(&submitted.keys.secret.0);
     for said in [text, json] {
         assert!(!said.contains("hush") && !said.contains(&secret));

@@ -51,6 +51,10 @@ pub struct Request {
     pub detach: bool,
     /// A peer that cannot be reached is not waited for.
     pub now: bool,
+    /// It starts there when all of its input has arrived.
+    pub batch: bool,
+    /// It may be run again after a crash.
+    pub repeat: bool,
     /// The port that was named, for `-G`; it has no use.
     pub port: Option<String>,
     /// Options that were taken and left out, for `-v`.
@@ -88,6 +92,8 @@ enum Means {
     Now,
     Attach,
     Offset,
+    Batch,
+    Repeat,
     Help,
     Version,
     Config,
@@ -129,6 +135,8 @@ const OPTIONS: &[Known] = &[
     value("attach", Means::Attach),
     value("offset", Means::Offset),
     flag("now", Means::Now),
+    flag("batch", Means::Batch),
+    flag("repeat", Means::Repeat),
     flag("h", Means::Help),
     flag("help", Means::Help),
     flag("version", Means::Version),
@@ -148,8 +156,6 @@ const OPTIONS: &[Known] = &[
     value("infifo", Means::NotBuilt),
     value("outfifo", Means::NotBuilt),
     value("socket", Means::NotBuilt),
-    flag("batch", Means::NotBuilt),
-    flag("repeat", Means::NotBuilt),
 ];
 
 /// Where OpenSSH's sftp-server lies on the systems that people have.
@@ -230,6 +236,9 @@ impl Reading<'_> {
         if self.early.is_some() {
             return Ok(());
         }
+        if self.request.repeat && !self.request.batch {
+            return Err("-repeat goes with -batch only: input that is fed as it comes cannot be fed again".into());
+        }
         if subsystem {
             self.subsystem()?;
         }
@@ -306,6 +315,8 @@ impl Reading<'_> {
                 let offset = spool::name::decimal(&value);
                 self.attach.offset = Some(offset.ok_or_else(|| format!("-offset: {value:?} is no number of bytes"))?);
             }
+            Means::Batch => request.batch = true,
+            Means::Repeat => request.repeat = true,
             Means::Help => drop(self.early.get_or_insert(Early::Help)),
             Means::Version => drop(self.early.get_or_insert(Early::Version)),
             Means::Config => drop(self.early.get_or_insert(Early::Config)),

@@ -141,12 +141,21 @@ fn two_names_for_the_user_are_an_error_and_one_name_twice_is_not() {
 
 #[test]
 fn what_is_not_built_is_named_and_never_left_out() {
-    for option in ["recipe=x", "infifo=x", "outfifo=x", "socket=x", "attach=x", "now", "detach", "batch", "repeat", "t"]
-    {
+    for option in ["recipe=x", "infifo=x", "outfifo=x", "socket=x", "attach=x", "now", "detach", "t"] {
         let name = option.split('=').next().unwrap();
         assert_eq!(wrong(&[&format!("-{option}"), "nas", "true"]), format!("-{name} is not built yet"));
         assert_eq!(wrong(&["nas", &format!("--{option}"), "true"]), format!("-{name} is not built yet"));
     }
+}
+
+#[test]
+fn what_may_be_run_again_starts_with_its_whole_input() {
+    let kind = |words: &[&str]| (run(words).batch, run(words).repeat);
+    assert_eq!(kind(&["nas", "true"]), (false, false));
+    assert_eq!(kind(&["-batch", "nas", "true"]), (true, false));
+    assert_eq!(kind(&["-repeat", "nas", "--batch", "true"]), (true, true));
+    assert_eq!(kind(&["-batch", "nas", "cmd", "-repeat"]), (true, false));
+    assert!(wrong(&["-repeat", "nas", "true"]).starts_with("-repeat goes with -batch only"));
 }
 
 #[test]

@@ -232,7 +232,8 @@ impl<'a> Attendant<'a> {
                 }
             }
             Event::Input(InputEnd::Unreadable(errno)) => {
-                self.screen.note(format_args!("cannot read stdin: {errno}; the command will be killed for it"));
+                self.screen
+                    .note(format_args!("cannot read stdin: {errno}; the command is killed for it, or not started"));
             }
             Event::Input(InputEnd::Disk(error)) => {
                 // Input that nobody will read any more is no loss.

@@ -113,8 +113,13 @@ pub fn queue(
     bell: &Bell,
     events: &Events,
 ) -> Result<(Job, Submitted), Ending> {
-    let start =
-        Start { argv: request.words.clone(), user: request.user.clone(), env: request.env.iter().cloned().collect() };
+    let start = Start {
+        argv: request.words.clone(),
+        user: request.user.clone(),
+        env: request.env.iter().cloned().collect(),
+        batch: request.batch,
+        repeat: request.repeat,
+    };
     let mut room = Room { ready: &ready, host: &request.host, screen, events, told: None };
     let (submitted, prepared) =
         room.patiently(|fs| submit::prepare(fs, &ready.spool_key, &ready.ours, &ready.theirs, &start))?;

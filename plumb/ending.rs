@@ -143,6 +143,10 @@ impl Ending {
             Outcome::InputIncomplete(at) => {
                 (Reason::InputIncomplete, format!("its input broke off after {at} bytes, so it was killed"))
             }
+            Outcome::OutputTooLarge(most) => {
+                let what = format!("it wrote more than the peer's quota of {most} bytes, so it was killed");
+                (Reason::OutputIncomplete, what)
+            }
             Outcome::Unknown => {
                 (Reason::OutcomeUnknown, "outcome unknown: it was sent, what became of it is not known".into())
             }
@@ -253,6 +257,7 @@ mod tests {
             (Outcome::Cancelled, "origin=transport status=76 reason=cancelled"),
             (Outcome::Interrupted, "origin=transport status=76 reason=interrupted"),
             (Outcome::InputIncomplete(3), "origin=transport status=74 reason=input-incomplete"),
+            (Outcome::OutputTooLarge(3), "origin=transport status=76 reason=output-incomplete"),
             (Outcome::Unknown, "origin=transport status=76 reason=outcome-unknown"),
         ];
         for (outcome, line) in others {

@@ -42,6 +42,11 @@ none; -- ends them. -x=v, -x v and --x=v are the same.
                     after what was written last; if another plumb has it, only
                     read along. netplumb jobs lists them, netplumb wait ID waits
   -offset=N         with -attach: from byte N of stdout on, exactly
+  -batch            the command starts when its whole input has arrived there;
+                    if it breaks off before, or is larger than the peer's quota
+                    allows, nothing runs
+  -repeat           with -batch: it may be run again if its machine or keeper
+                    dies; the output is that of one run, and comes at its end
   -q                say nothing but why there is no result
   -v                say more
   --no-progress     no progress line on a terminal (also PLUMB_NO_PROGRESS=1)

@@ -62,7 +62,7 @@ fn the_same_signal_twice_cancels_a_command_that_runs() {
         let here = Here::new();
         // While its input comes through a pipe, INT cannot leave it.
         let mut plumb = here.plumb(&["nas", "sleep", "1000"]);
-        let stdin = plumb.child.stdin.take();
+        let _stdin = plumb.child.stdin.take();
         let mut peer = here.meet();
         peer.receipt();
         plumb.signal(signal);

@@ -98,6 +98,29 @@ pub fn log_out(msgid: MsgId, chan: Chan) -> String {
     format!("jobs/{msgid}/out/{chan}")
 }
 
+/// The outputs of a job that may be run again, until it has ended: the service does not look there.
+pub const HELD: &str = "held";
+
+/// `jobs/<msgid>/held/<chan>`: an output that is offered as `out/<chan>` from `run.exit` on.
+pub fn log_held(msgid: MsgId, chan: Chan) -> String {
+    format!("jobs/{msgid}/{HELD}/{chan}")
+}
+
+/// `jobs/<msgid>/run.again.<k>`: the command may have been started so many times after the first.
+pub fn run_again(msgid: MsgId, k: u64) -> String {
+    format!("jobs/{msgid}/{RUN_AGAIN}{k}")
+}
+
+/// How often a command may have been started after the first time.
+pub fn runs_again(fs: &dyn Fs, msgid: MsgId) -> Result<u64> {
+    let entries = fs.list(&Place::Jobs.dir(msgid))?;
+    let counts = entries.iter().filter_map(|entry| decimal(entry.name.strip_prefix(RUN_AGAIN)?));
+    Ok(counts.max().unwrap_or(0))
+}
+
+/// What those names begin with.
+const RUN_AGAIN: &str = "run.again.";
+
 /// The channels that have a log in `jobs/<msgid>/<side>`, in order.
 pub fn channels(fs: &dyn Fs, msgid: MsgId, side: &str) -> Result<Vec<Chan>> {
     let entries = fs.list(&Place::Jobs.file(msgid, side))?;

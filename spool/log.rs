@@ -50,6 +50,12 @@ pub fn window(fs: &dyn Fs, dir: &str) -> u64 {
     hinted(fs, &format!("{dir}/window")).unwrap_or(0).max(WINDOW)
 }
 
+/// Lets as much lie in a consumer's copy.
+pub fn widen(fs: &dyn Fs, dir: &str, bytes: u64) -> Result<()> {
+    let path = format!("{dir}/window");
+    if hinted(fs, &path)? == bytes { Ok(()) } else { hint(fs, &path, bytes) }
+}
+
 /// Leaves an offset as a hint.
 pub fn hint(fs: &dyn Fs, path: &str, offset: u64) -> Result<()> {
     fs.hint(path, format!("{offset}\n").as_bytes())

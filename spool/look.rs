@@ -10,7 +10,7 @@ use crate::clock;
 use crate::crypto::{REST_OVERHEAD, SpoolKey};
 use crate::facts::Facts;
 use crate::fs::{Fs, Result};
-use crate::layout::{self, DETACHED, KEY, MESSAGE, ONETIME, ONETIME_PEM, Owner, PLUMB, Place, SEALED};
+use crate::layout::{self, DETACHED, HELD, KEY, MESSAGE, ONETIME, ONETIME_PEM, Owner, PLUMB, Place, SEALED};
 use crate::log;
 use crate::name::{Chan, Digest, MsgId, Role};
 use crate::phase::{Belief, Mark, QueueSeen, RecipientSeen, RqueueSeen, SenderSeen};
@@ -236,7 +236,7 @@ pub fn recipient(
         keeper: fs.is_locked(&layout::running(msgid))?,
         drained: taken(Chan::CONTROL, control)? && taken(Chan::STDOUT, stdout)? && taken(Chan::STDERR, stderr)?,
         over: has(Mark::Over)?,
-        remains: there(MESSAGE)? || there(ONETIME)? || there(SEALED)? || there("in")? || there("out")?,
+        remains: there(MESSAGE)? || there(ONETIME)? || there(SEALED)? || there("in")? || there("out")? || there(HELD)?,
         too_old: idle > ages.idle_max,
         tombstone_old: idle > ages.tombstone,
     })

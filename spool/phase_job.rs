@@ -207,19 +207,23 @@ pub enum KeeperPhase {
     Nothing,
     /// Nothing has run: ask the gluepot, then start.
     Start,
-    /// Something may have run, and its keeper is gone.
+    /// Something may have run, and its keeper is gone: drop its output, and start anew.
+    Again,
+    /// Something may have run, its keeper is gone, and it is not to be run again.
     Interrupted,
     /// It ended; EXIT or END is missing on a log.
     Unannounced,
 }
 
 impl RecipientSeen {
-    /// The phase of a job for a keeper that has just taken its lock.
-    pub fn keeper_phase(&self) -> KeeperPhase {
+    /// The phase of a job for a keeper that has just taken its lock. `repeat`:
+    /// its sender says that it may be run again.
+    pub fn keeper_phase(&self, repeat: bool) -> KeeperPhase {
         match (self.over, self.started, self.exit) {
             (true, _, _) => KeeperPhase::Nothing,
             (false, _, true) if self.announced() => KeeperPhase::Nothing,
             (false, _, true) => KeeperPhase::Unannounced,
+            (false, true, false) if repeat && !self.cancel => KeeperPhase::Again,
             (false, true, false) => KeeperPhase::Interrupted,
             (false, false, false) if self.cancel => KeeperPhase::Nothing,
             (false, false, false) => KeeperPhase::Start,

@@ -226,6 +226,11 @@ impl Reader {
         &self.data
     }
 
+    /// Sealed bytes opened so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Plaintext bytes given, and skipped, so far: where the next one lies.
     pub fn plain(&self) -> u64 {
         self.plain

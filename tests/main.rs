@@ -2,6 +2,7 @@
 //! One program, a module per promise. The long forms run with `-- --ignored`, and print their figures.
 
 mod attach;
+mod batch;
 mod by_hand;
 mod cuts;
 mod deaths;
@@ -9,6 +10,7 @@ mod exchange;
 mod homes;
 #[path = "../netplumb/link.rs"]
 mod link;
+mod reboots;
 mod secrets;
 mod sim;
 mod states;

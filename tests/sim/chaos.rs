@@ -20,7 +20,9 @@ fn storm(seed: u64, faults: bool) -> Option<String> {
     let mut often = || if chance.happens(500) { chance.below(400) } else { 0 };
     let weather = Weather { lose_request: often(), lose_reply: often(), replay: often(), cut: often(), forge: often() };
     let mut struck = 0;
-    let told = tell(Two::fresh(seed), |two| {
+    let mut two = Two::fresh(seed);
+    (two.batch, two.repeat) = (!seed.is_multiple_of(3), seed % 3 == 2);
+    let told = tell(two, |two| {
         two.wire.set_weather(weather);
         for _ in 0..20 + chance.below(60) {
             if faults && chance.happens(100) {

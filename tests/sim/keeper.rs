@@ -8,6 +8,7 @@
 use super::disk::SimDisk;
 use super::people::{Person, settings};
 use job::Error;
+use job::batch::{Arrival, Waiting};
 use job::gluepot;
 use job::keeper::{Begin, Job, Logs, Site, begin};
 use spool::fs::{Fs, Lock};
@@ -69,6 +70,9 @@ pub struct Keeper {
     ledger: Ledger,
     site: Site,
     lock: Option<Lock>,
+    /// A batch job's input is awaited.
+    waiting: Option<Box<Waiting>>,
+    arrival: Arrival,
     running: Option<Running>,
     /// The end that is still to be made.
     ending: Option<(Outcome, EndKind)>,
@@ -95,7 +99,20 @@ impl Keeper {
             ages: settings().ages(),
             user: "me".into(),
         };
-        Keeper { disk, msgid, ledger, site, lock: None, running: None, ending: None, hasty, done: false }
+        let (waiting, arrival) = (None, Arrival::Awaited);
+        Keeper {
+            disk,
+            msgid,
+            ledger,
+            site,
+            lock: None,
+            waiting,
+            arrival,
+            running: None,
+            ending: None,
+            hasty,
+            done: false,
+        }
     }
 
     /// Is the process gone, by itself or killed?
@@ -114,6 +131,10 @@ impl Keeper {
             Ok(()) => {}
             // Tried again, as `patiently` does.
             Err(error) if error.is_full() => {}
+            // The next keeper runs it again.
+            Err(_) if self.running.as_ref().is_some_and(|running| running.job.repeat) && self.ending.is_none() => {
+                self.leave()
+            }
             Err(_) if self.running.is_some() && self.ending.is_none() => {
                 self.ending = Some((Outcome::Interrupted, EndKind::Aborted));
             }
@@ -141,6 +162,14 @@ impl Keeper {
             running.finish(outcome, kind)?;
             return self.end();
         }
+        if let Some(waiting) = &mut self.waiting {
+            self.arrival = waiting.look()?;
+            let cancelled = look::has(&self.disk, &Place::Jobs.dir(self.msgid), Mark::Cancel);
+            if self.arrival == Arrival::Awaited && !cancelled {
+                return Ok(());
+            }
+            self.waiting = None;
+        }
         match &mut self.running {
             None => self.begin(person),
             Some(running) => {
@@ -159,12 +188,17 @@ impl Keeper {
                 name: person.peer.name.to_string(),
                 policy: person.peer.policy.clone(),
                 digest: Digest::of(b"policy"),
+                quota: job::batch::QUOTA,
             })
         };
-        match begin(&self.site, self.msgid, &known)? {
+        match begin(&self.site, self.msgid, &known, self.arrival)? {
             Begin::Nothing | Begin::Ended(_) => self.end(),
             Begin::Locked => {
                 self.leave();
+                Ok(())
+            }
+            Begin::Await(waiting) => {
+                self.waiting = Some(waiting);
                 Ok(())
             }
             Begin::Start(started) => {
@@ -176,6 +210,9 @@ impl Keeper {
                 }
                 if !self.hasty {
                     self.ledger.note(|lived| lived.runs += 1);
+                }
+                if started.again {
+                    self.ledger.note(|lived| (lived.read, lived.saw_end) = (Vec::new(), false));
                 }
                 let input = job.reader(Chan::STDIN)?;
                 self.running = Some(Running { job, logs: None, input, unwritten: Vec::new() });
@@ -218,7 +255,9 @@ impl Running {
                 let data = self.input.data().to_vec();
                 ledger.note(|lived| lived.read.extend_from_slice(&data));
                 self.unwritten.extend_from_slice(&data);
-                self.input.took(Duration::ZERO, true)?;
+                if !self.job.repeat {
+                    self.input.took(Duration::ZERO, true)?;
+                }
                 self.drain()?;
                 Ok(None)
             }

@@ -37,6 +37,7 @@ pub enum Ending {
 /// A `plumb` process.
 pub struct Plumb {
     disk: SimDisk,
+    start: Start,
     input: VecDeque<Vec<u8>>,
     prepared: Option<(Submitted, Prepared)>,
     writer: Option<Writer>,
@@ -72,10 +73,11 @@ enum Settled {
 }
 
 impl Plumb {
-    /// A process with this input to send.
-    pub fn start(disk: SimDisk, input: impl IntoIterator<Item = Vec<u8>>) -> Plumb {
+    /// A process with this input to send, for a job of this kind.
+    pub fn start(disk: SimDisk, input: impl IntoIterator<Item = Vec<u8>>, batch: bool, repeat: bool) -> Plumb {
         Plumb {
             disk,
+            start: Start { argv: vec![b"echo-it".to_vec()], batch, repeat, ..Start::default() },
             input: input.into_iter().collect(),
             prepared: None,
             writer: None,
@@ -125,9 +127,8 @@ impl Plumb {
 
     fn try_step(&mut self) -> Result<(), Error> {
         let Some((submitted, prepared)) = &self.prepared else {
-            let start = Start { argv: vec![b"echo-it".to_vec()], ..Start::default() };
             let (person, to) = (&people()[A], people()[B].username());
-            let made = submit::prepare(&self.disk, &person.spool_key, person.username(), to, &start)?;
+            let made = submit::prepare(&self.disk, &person.spool_key, person.username(), to, &self.start)?;
             self.prepared = Some(made);
             return Ok(());
         };

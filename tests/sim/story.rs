@@ -36,6 +36,8 @@ pub struct Told {
     violations: Vec<String>,
     struck: Option<String>,
     operations: [u64; 2],
+    batch: bool,
+    repeat: bool,
     /// How long it took.
     pub rounds: u32,
 }
@@ -44,7 +46,7 @@ pub struct Told {
 /// `begin` sees to its beginning, as far as it goes.
 pub fn tell(mut two: Two, begin: impl FnOnce(&mut Two)) -> Told {
     let disk = two.machines[A].disk.process();
-    two.plumb = Some(Plumb::start(disk, INPUT.map(<[u8]>::to_vec)));
+    two.plumb = Some(Plumb::start(disk, INPUT.map(<[u8]>::to_vec), two.batch, two.repeat));
     begin(&mut two);
     let mut rested = two.rest();
     if two.heal() {
@@ -87,6 +89,8 @@ pub fn tell(mut two: Two, begin: impl FnOnce(&mut Two)) -> Told {
         violations: two.wire.violations(),
         struck: [A, B].into_iter().find_map(|who| two.machines[who].disk.struck()),
         operations,
+        batch: two.batch,
+        repeat: two.repeat,
         rounds: two.rounds,
     }
 }
@@ -108,7 +112,7 @@ impl Told {
         if !self.forgotten {
             return Some("a tombstone stays although it is confirmed and old".into());
         }
-        if *runs > 1 {
+        if *runs > 1 && !self.repeat {
             return Some(format!("the command ran {runs} times"));
         }
         if *saw_end && !(self.sent_end && *read == input) {
@@ -116,6 +120,9 @@ impl Told {
         }
         if !input.starts_with(read) {
             return Some("the command read something else".into());
+        }
+        if self.batch && *runs > 0 && !self.sent_end {
+            return Some("it was started before its input was whole".into());
         }
         let exited = Outcome::Exited(STATUS);
         let outcome = self.outcome()?;
@@ -151,6 +158,8 @@ impl Told {
             return (!may_kill).then(|| "plumb never ended".into());
         };
         let promised = match (who, fault) {
+            // It is run again; what a failed sync loses is another matter.
+            (B, Some(Fault::Kill | Fault::KillHalfway | Fault::Cut)) if self.repeat => outcome == exited,
             (B, Some(Fault::Kill | Fault::KillHalfway)) if self.lost_keepers > 0 => {
                 outcome == exited || outcome == Outcome::Interrupted
             }
@@ -230,6 +239,40 @@ fn the_power_may_go_at_any_operation() {
 #[test]
 fn any_sync_may_fail() {
     all_kept(strike_all(Fault::Unsynced, 0..1, nothing));
+}
+
+fn batch(two: &mut Two) {
+    two.batch = true;
+}
+
+fn repeat(two: &mut Two) {
+    (two.batch, two.repeat) = (true, true);
+}
+
+#[test]
+fn a_batch_job_keeps_its_promises_at_every_fault() {
+    for fault in [Fault::Kill, Fault::KillHalfway, Fault::Full, Fault::Short, Fault::Unsynced] {
+        all_kept(strike_all(fault, 0..1, batch));
+    }
+    all_kept(strike_all(Fault::Cut, 0..2, batch));
+}
+
+#[test]
+fn what_may_be_run_again_ends_by_itself_whatever_its_machine_does() {
+    for fault in [Fault::Kill, Fault::KillHalfway, Fault::Full, Fault::Short, Fault::Unsynced] {
+        all_kept(strike_all(fault, 0..1, repeat));
+    }
+    all_kept(strike_all(Fault::Cut, 0..3, repeat));
+    // The control: some were struck while they ran, and what may not be run again is not.
+    let told = |prepare: fn(&mut Two), at: u64| {
+        let mut two = Two::fresh(at);
+        prepare(&mut two);
+        two.strike(B, at, Fault::Kill);
+        tell(two, |_| {})
+    };
+    let again = (1..200).filter(|&at| told(repeat, at).lived.runs == 2).count();
+    let interrupted = (1..200).filter(|&at| told(batch, at).outcome() == Some(Outcome::Interrupted)).count();
+    assert!(again > 3 && interrupted > 3, "{again} {interrupted}");
 }
 
 /// Is there a promise that breaks? Gives the first.

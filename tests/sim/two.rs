@@ -63,6 +63,10 @@ pub struct Two {
     pub machines: [Machine; 2],
     pub wire: Arc<Wire>,
     pub plumb: Option<Plumb>,
+    /// The job starts with its whole input.
+    pub batch: bool,
+    /// It may be run again.
+    pub repeat: bool,
     pub rounds: u32,
     clock: Arc<HandClock>,
     /// Seeds of what power cuts take.
@@ -80,7 +84,7 @@ impl Two {
         let wire = Wire::new(disks.clone(), clock.clone(), seed);
         let [a, b] = disks;
         let machines = [Machine::new(A, a, wire.clone(), fate.clone()), Machine::new(B, b, wire.clone(), fate)];
-        Two { machines, wire, plumb: None, rounds: 0, clock, cuts: Chance(seed) }
+        Two { machines, wire, plumb: None, batch: false, repeat: false, rounds: 0, clock, cuts: Chance(seed) }
     }
 
     /// Two machines with nothing to do.

@@ -129,6 +129,19 @@ fn from_every_state_of_a_job_and_its_keeper_it_ends() {
     }
 }
 
+/// The same for a job that starts with its whole input, and for one that may be run again.
+#[test]
+fn from_every_state_of_a_batch_job_it_ends() {
+    if is_fast("every batch job") {
+        for (what, repeat) in [("every batch job", false), ("every job that may be run again", true)] {
+            let world = World { batch: true, repeat, ..World::default() };
+            let senders = senders().filter(|state| state.queue.is_none());
+            let recipients = all::<Recipient>().filter(|state| state.rqueue().is_none());
+            comes_to_rest(what, world, senders, recipients);
+        }
+    }
+}
+
 /// Age is no way to rest, and must be none out of it either.
 #[test]
 fn whatever_is_too_old_comes_to_rest_as_well() {

@@ -5,7 +5,7 @@ use super::converge::fits;
 use super::keeper::Keeper;
 use super::receiving;
 use super::recipient::{Exit, Recipient, Supply};
-use super::sender::{Sender, Slip, Told};
+use super::sender::{Input, Sender, Slip, Told};
 use super::sending;
 use super::words::{Actor, Effect, Heard, Said, Side, Turn, World};
 
@@ -206,7 +206,12 @@ impl Node {
             ),
             ("an exit \"not started\" of what was started", exit == Exit::Idle && memory.started > 0),
             ("EXIT before run.exit", !job.over && job.control && !(exits && job.outputs)),
-            ("run.exit before END of the outputs", !job.over && exits && !job.outputs),
+            ("run.exit before END of the outputs", !world.repeat && !job.over && exits && !job.outputs),
+            ("outputs offered before run.exit", world.repeat && !job.over && !exits && job.outputs),
+            (
+                "started before its input was whole",
+                world.batch && !job.over && memory.started > 0 && job.input != Input::Eof,
+            ),
             ("\"not started\" about what was started", job.over && job.is_idle() && memory.started > 0 && listened),
             ("an exit that is not durable is known", asked.is_some_and(|asked| asked.control) && !exits),
             ("output is given up before it is held", job.drained && !held),

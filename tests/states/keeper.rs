@@ -3,11 +3,15 @@
 //! Where it begins is the product's `keeper_phase`; the order of the rest is
 //! doc/SPOOL.md#jobs: `run.started`, the command, END of the outputs,
 //! `run.exit`, EXIT and END on the control log. Each is a step, and it can die
-//! between any two; the guard then kills the command.
+//! between any two; the guard then kills the command. What may be run again
+//! holds its outputs back: their END is seen (`outputs`) when they are offered,
+//! after `run.exit`. What an interrupted run had held back is dropped, and no state.
 
 use super::code::coded_enum;
 use super::recipient::{Exit, Job};
-use super::rules::{EXIT_AFTER_OUTPUTS, EXIT_FIRST, NEVER_AGAIN, STARTED_FIRST};
+use super::rules::{
+    EXIT_AFTER_OUTPUTS, EXIT_FIRST, NEVER_AGAIN, OFFER_LAST, STARTED_FIRST, STARTED_STAYS, WHOLE_FIRST,
+};
 use super::sender::Input;
 use super::words::{Effect, World};
 use spool::phase::KeeperPhase;
@@ -62,10 +66,12 @@ impl Job {
         match self.keeper {
             Keeper::Dead if self.seen(world).wants_keeper() => &[Deed::Begin],
             Keeper::Dead => &[],
-            Keeper::Looking if self.keeper_phase(world) == KeeperPhase::Start && self.owner && !self.outputs => {
-                &[Deed::Look, Deed::Refuse]
-            }
-            Keeper::Looking => &[Deed::Look],
+            Keeper::Looking => match self.keeper_phase(world) {
+                KeeperPhase::Start | KeeperPhase::Again if !self.owner || self.was_refused(world) => &[Deed::Look],
+                KeeperPhase::Start | KeeperPhase::Again if self.awaits_input(world) => &[Deed::Refuse],
+                KeeperPhase::Start | KeeperPhase::Again => &[Deed::Look, Deed::Refuse],
+                KeeperPhase::Nothing | KeeperPhase::Interrupted | KeeperPhase::Unannounced => &[Deed::Look],
+            },
             Keeper::Started => &[Deed::Run],
             // The worst command: it reads all its input before it ends.
             Keeper::Running if self.input == Input::Open && !self.cancel && !self.over => &[],
@@ -76,8 +82,18 @@ impl Job {
         }
     }
 
+    /// Did a crash cut a refusal short? What is held back keeps no trace of one.
+    fn was_refused(&self, world: &World) -> bool {
+        self.outputs && !world.repeat
+    }
+
+    /// Must the input come first, and has it not ended yet?
+    fn awaits_input(&self, world: &World) -> bool {
+        world.batch && self.input == Input::Open && !world.rules.lacks(WHOLE_FIRST)
+    }
+
     fn keeper_phase(&self, world: &World) -> KeeperPhase {
-        match self.seen(world).keeper_phase() {
+        match self.seen(world).keeper_phase(world.repeat) {
             KeeperPhase::Interrupted if world.rules.lacks(NEVER_AGAIN) => KeeperPhase::Start,
             phase => phase,
         }
@@ -88,14 +104,22 @@ impl Job {
         let mut effect = Effect::default();
         self.keeper = match (self.keeper, deed) {
             (Keeper::Dead, Deed::Begin) => Keeper::Looking,
+            (Keeper::Looking, Deed::Refuse) if self.started => Keeper::EndingInterrupted,
             (Keeper::Looking, Deed::Refuse) => Keeper::EndingRefused,
             // Without an owner there is no gluepot to ask, without the message no secret.
             (Keeper::Looking, _) if !self.owner || !self.message => Keeper::Dead,
             (Keeper::Looking, _) => match self.keeper_phase(world) {
                 KeeperPhase::Nothing => Keeper::Dead,
                 // A refusal that a crash cut short stays one.
-                KeeperPhase::Start if self.outputs => Keeper::EndingRefused,
-                KeeperPhase::Start => {
+                KeeperPhase::Start if self.was_refused(world) => Keeper::EndingRefused,
+                // The input broke off before anything was started.
+                KeeperPhase::Start if world.batch && self.input == Input::Aborted => Keeper::EndingRefused,
+                KeeperPhase::Again if world.rules.lacks(STARTED_STAYS) => {
+                    self.started = false;
+                    Keeper::Looking
+                }
+                KeeperPhase::Again if world.batch && self.input != Input::Eof => Keeper::EndingInterrupted,
+                KeeperPhase::Start | KeeperPhase::Again => {
                     effect.started = world.rules.lacks(STARTED_FIRST);
                     self.started |= !effect.started;
                     Keeper::Started
@@ -108,7 +132,10 @@ impl Job {
                 self.started = true;
                 Keeper::Running
             }
-            (Keeper::Running, _) => Keeper::EndingRan,
+            (Keeper::Running, _) => {
+                self.outputs |= world.rules.lacks(OFFER_LAST);
+                Keeper::EndingRan
+            }
             (Keeper::EndingRan, _) => self.end_outputs(world, Keeper::LeavingRan, Exit::Ran),
             (Keeper::EndingInterrupted, _) => self.end_outputs(world, Keeper::LeavingInterrupted, Exit::Interrupted),
             (Keeper::EndingRefused, _) => self.end_outputs(world, Keeper::LeavingRefused, Exit::Idle),
@@ -131,7 +158,7 @@ impl Job {
     fn end_outputs(&mut self, world: &World, next: Keeper, exit: Exit) -> Keeper {
         if world.rules.lacks(EXIT_AFTER_OUTPUTS) {
             self.put_exit(exit);
-        } else {
+        } else if !world.repeat {
             self.outputs = true;
             self.remains = true;
         }

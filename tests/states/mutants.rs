@@ -44,8 +44,8 @@ impl Verdict {
         Verdict { queued, ..self }
     }
 
-    fn of_jobs(self, rules: u32) -> Verdict {
-        let world = World { rules: Rules::without(rules), ..World::default() };
+    fn of_jobs(self, rules: u32, world: World) -> Verdict {
+        let world = World { rules: Rules::without(rules), ..world };
         let faults = Faults { keeper_dies: true, cancel: true, refuse: true, ..Faults::crashes(2) };
         let mut jobs = Search { world, faults }.run().names();
         jobs.extend(Search { world, faults: Faults { late: true, cancel: true, ..Faults::crashes(0) } }.run().names());
@@ -114,11 +114,29 @@ fn a_job_needs_the_order_of_its_marks() {
         (HOLD_FIRST, Some("output is given up before it is held")),
     ];
     for (rules, wrong) in orders {
-        let verdict = Verdict::default().of_jobs(rules);
-        println!("without {rules:#x}: {verdict:?}");
-        match wrong {
-            None => assert!(verdict.is_good(), "{verdict:?}"),
-            Some(wrong) => assert!(verdict.jobs.contains(&wrong), "{rules:#x} {verdict:?}"),
-        }
+        judge(rules, World::default(), wrong);
+    }
+}
+
+#[test]
+fn a_batch_job_needs_its_order_as_well() {
+    let batch = World { batch: true, ..World::default() };
+    let repeat = World { repeat: true, ..batch };
+    judge(0, batch, None);
+    judge(WHOLE_FIRST, batch, Some("started before its input was whole"));
+    judge(NEVER_AGAIN, batch, Some("started twice"));
+    judge(0, repeat, None);
+    judge(OFFER_LAST, repeat, Some("outputs offered before run.exit"));
+    judge(STARTED_STAYS, repeat, Some("\"not started\" about what was started"));
+    judge(EXIT_FIRST, repeat, Some("EXIT before run.exit"));
+}
+
+/// What goes wrong without these rules, if anything may.
+fn judge(rules: u32, world: World, wrong: Option<&'static str>) {
+    let verdict = Verdict::default().of_jobs(rules, world);
+    println!("without {rules:#x}: {verdict:?}");
+    match wrong {
+        None => assert!(verdict.is_good(), "{verdict:?}"),
+        Some(wrong) => assert!(verdict.jobs.contains(&wrong), "{rules:#x} {verdict:?}"),
     }
 }

@@ -12,7 +12,7 @@ use super::history::{How, Memory, Node, Pending};
 use super::keeper::Deed;
 use super::quotient::Mix;
 use super::receiving;
-use super::recipient::{Named, Recipient};
+use super::recipient::{Exit, Named, Recipient};
 use super::rules::{AUTHENTIC, HOLD_FIRST, RELOOK};
 use super::sender::{Sender, Told};
 use super::sending;
@@ -316,6 +316,10 @@ impl Search {
         for (at, (recipient, effect)) in trail.into_iter().enumerate() {
             let mut here = Node { recipient, ..*node };
             here.renew_key(effect);
+            if effect.started && self.world.repeat && node.recipient.job().is_some_and(|job| job.exit == Exit::Absent) {
+                // Run again: what was before it counts no more.
+                (here.memory.started, here.memory.killed) = (0, false);
+            }
             here.memory.delivered = (here.memory.delivered + u8::from(effect.delivered)).min(2);
             here.memory.started = (here.memory.started + u8::from(effect.started)).min(2);
             if at < whole {

@@ -8,8 +8,12 @@ use super::words::World;
 use std::time::Instant;
 
 fn nothing_wrong(what: &str, faults: Faults) -> Reached {
+    nothing_wrong_in(World::default(), what, faults)
+}
+
+fn nothing_wrong_in(world: World, what: &str, faults: Faults) -> Reached {
     let begun = Instant::now();
-    let reached = Search { world: World::default(), faults }.run();
+    let reached = Search { world, faults }.run();
     println!("{what}: {} states, {} pairs, in {:.1?}", reached.states, reached.pairs, begun.elapsed());
     println!("   cannot come to rest: {}; wrong: {:?}", reached.stuck, reached.names());
     reached.print();
@@ -44,6 +48,18 @@ fn a_command_is_started_at_most_once_and_its_end_is_told_as_it_was() {
     nothing_wrong("keeper", Faults { keeper_dies: true, refuse: true, ..Faults::crashes(crashes) });
     let faults = Faults { keeper_dies: true, plumb_dies: true, cancel: true, refuse: true, ..Faults::crashes(crashes) };
     nothing_wrong("keeper and plumb", Faults { crashes: crashes.min(2), ..faults });
+}
+
+#[test]
+fn a_batch_job_is_started_with_its_whole_input_and_again_only_if_it_may() {
+    let crashes = if cfg!(debug_assertions) { 1 } else { 3 };
+    for (what, repeat) in [("batch", false), ("batch, repeat", true)] {
+        let world = World { batch: true, repeat, ..World::default() };
+        let faults = Faults { keeper_dies: true, refuse: true, cancel: true, ..Faults::crashes(crashes) };
+        nothing_wrong_in(world, what, faults);
+        nothing_wrong_in(world, what, Faults { plumb_dies: true, crashes: crashes.min(2), ..faults });
+        nothing_wrong_in(world, what, Faults { keeper_dies: true, power: true, ..Faults::crashes(crashes.min(2)) });
+    }
 }
 
 #[test]

@@ -46,6 +46,13 @@ pub const HOLD_FIRST: u32 = 1 << 15;
 /// What is put down before a question is followed by another look.
 pub const RELOOK: u32 = 1 << 16;
 
+/// A batch job is started after the END{eof} of its input.
+pub const WHOLE_FIRST: u32 = 1 << 17;
+/// The outputs of what may be run again are offered after `run.exit`.
+pub const OFFER_LAST: u32 = 1 << 18;
+/// What was started stays so when it is run again.
+pub const STARTED_STAYS: u32 = 1 << 19;
+
 impl Rules {
     /// All rules but these.
     pub fn without(rules: u32) -> Rules {

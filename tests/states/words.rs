@@ -208,4 +208,8 @@ pub struct World {
     pub tombstone_old: bool,
     /// Nobody takes the output.
     pub uncollected: bool,
+    /// The job starts with its whole input.
+    pub batch: bool,
+    /// It may be run again.
+    pub repeat: bool,
 }

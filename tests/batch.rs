@@ -1,0 +1,107 @@
+//! Jobs that start with their whole input, between two homes.
+
+use crate::homes::{PLUMB, Peer, noise, pair, pair_up, read_up_to, wait_until};
+use std::io::Write;
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A job whose input stays open, with this much in it.
+fn begin(a: &Peer, options: &[&str], command: &str, input: usize) -> (Child, ChildStdin) {
+    let mut plumb = a.command(PLUMB);
+    plumb.args(options).args(["b", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut plumb = plumb.spawn().expect("plumb starts");
+    let mut stdin = plumb.stdin.take().expect("a pipe");
+    stdin.write_all(&noise(input, 7)).expect("plumb reads");
+    (plumb, stdin)
+}
+
+fn end(mut plumb: Child, stdin: ChildStdin) -> (Option<i32>, String) {
+    drop(stdin);
+    let out = read_up_to(plumb.stdout.take().expect("a pipe"), 64 << 10);
+    (plumb.wait().expect("it ends").code(), String::from_utf8_lossy(&out).into_owned())
+}
+
+/// So much of an input is at the recipient.
+fn arrived(b: &Peer, id: &str) -> u64 {
+    let entries = std::fs::read_dir(b.spool(&format!("jobs/{id}/in/1"))).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+#[test]
+fn a_batch_command_does_not_start_before_its_input_has_ended_however_large_it_is() {
+    let (a, b) = pair_up();
+    let size = 80 << 20;
+    let traces = b.home.join("ran");
+    let (plumb, stdin) = begin(&a, &["-batch"], &format!("touch {}; wc -c", traces.display()), size);
+    wait_until(PATIENCE, "more than a window is there", || {
+        b.ids("jobs").first().is_some_and(|id| arrived(&b, id) > size as u64)
+    });
+    assert!(!traces.exists(), "it started on an incomplete input");
+    assert_eq!(end(plumb, stdin), (Some(0), format!("{size}\n")));
+    assert!(traces.exists());
+}
+
+#[test]
+fn a_batch_command_whose_plumb_dies_never_starts_and_a_plain_one_does() {
+    let (a, b) = pair_up();
+    for (options, class) in [(&["-batch"][..], "batch"), (&[][..], "plain")] {
+        let traces = b.home.join(class);
+        let known = b.ids("jobs");
+        let (mut plumb, stdin) = begin(&a, options, &format!("touch {}; cat >/dev/null", traces.display()), 1 << 20);
+        let job = || b.ids("jobs").into_iter().find(|id| !known.contains(id));
+        wait_until(PATIENCE, "the input is there", || job().is_some_and(|id| arrived(&b, &id) > 1 << 20));
+        if class == "plain" {
+            wait_until(PATIENCE, "the control runs", || traces.exists());
+        }
+        plumb.kill().expect("it lives");
+        plumb.wait().expect("it ends");
+        let id = job().expect("it is there");
+        wait_until(PATIENCE, "the job ends", || b.spool(&format!("jobs/{id}/over")).exists());
+        drop(stdin);
+        let outcome = b.job(&id)["outcome"].as_str().unwrap_or("none").to_string();
+        match class {
+            "batch" => assert!(outcome == "not started" && !traces.exists(), "{outcome}"),
+            _ => assert!(outcome.starts_with("input incomplete at "), "{outcome}"),
+        }
+    }
+}
+
+#[test]
+fn a_batch_job_that_is_interrupted_by_its_user_while_it_waits_was_not_started() {
+    let (a, b) = pair_up();
+    let traces = b.home.join("ran");
+    let (mut plumb, stdin) = begin(&a, &["-batch"], &format!("touch {}", traces.display()), 1000);
+    let receipted = || a.ids("jobs").first().is_some_and(|id| a.spool(&format!("jobs/{id}/receipt")).exists());
+    wait_until(PATIENCE, "a keeper waits", || receipted() && !b.children("keeper").is_empty());
+    crate::homes::send(plumb.id(), rustix::process::Signal::INT);
+    let said = String::from_utf8_lossy(&read_up_to(plumb.stderr.take().expect("a pipe"), 64 << 10)).into_owned();
+    drop(stdin);
+    plumb.wait().expect("it ends");
+    assert_eq!(said.lines().last(), Some("plumb: origin=transport status=75 reason=not-started"), "{said}");
+    assert!(!traces.exists());
+}
+
+/// Each that waits has a keeper, and counts as one that runs.
+#[test]
+fn more_batch_jobs_than_may_run_end_one_after_the_other() {
+    let (mut a, mut b) = pair();
+    let policy = b.home.join("config/peers/a/peer.toml");
+    let text = std::fs::read_to_string(&policy).expect("a policy").replace("#jobs = 16", "jobs = 2");
+    assert!(text.contains("\njobs = 2"), "{text}");
+    std::fs::write(&policy, text).expect("a policy");
+    a.up();
+    b.up();
+    // More than the windows of both sides: what has no keeper stops there, and no other waits for it.
+    let size = 80 << 20;
+    let job = || {
+        let (plumb, stdin) = begin(&a, &["-batch"], "wc -c", size);
+        end(plumb, stdin)
+    };
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        let jobs: Vec<_> = (0..5).map(|_| scope.spawn(job)).collect();
+        jobs.into_iter().map(|job| job.join().expect("it ends")).collect()
+    });
+    assert_eq!(ended, vec![(Some(0), format!("{size}\n")); 5]);
+}
