@@ -1,8 +1,8 @@
 //! What a batch job waits for before it is started: the whole of its input.
 //!
 //! Every record is opened once as it arrives, so what is missing or damaged is
-//! found here and not by the command. Where the next look would be useless
-//! without an event is `stay`'s business; a simulated keeper looks by hand.
+//! found here and not by the command. `look` never waits, so that a simulated
+//! keeper can look by hand; `stay` waits between the looks of a real one.
 //! Invariant: `Whole` is said only after an authentic END{eof}, with every
 //! record before it opened (doc/PROTOCOL.md#states).
 
