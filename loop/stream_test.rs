@@ -77,9 +77,10 @@ async fn a_peer_that_comes_into_reach_is_asked_at_once() {
 
 /// A segment of so many full records, as its producer would have sealed it.
 fn segment(rig: &Rig, n: u64, base: u64, plain: u64, count: usize) -> Vec<u8> {
-    let header = Header { msgid: MSGID, stream: rig.stream(Chan::STDOUT), n, base, plain, salt: [1; 32] };
+    let header =
+        Header { msgid: MSGID, stream: rig.stream(Chan::STDOUT), zipped: false, n, base, plain, salt: [1; 32] };
     let (mut records, mut sealed) = (Records::new(&rig.keys, &header), header.bytes().to_vec());
-    (0..count).for_each(|_| records.seal(&[7; RECORD], &mut sealed));
+    let _ = (0..count).map(|_| records.seal(&[7; RECORD], &mut sealed)).sum::<usize>();
     sealed
 }
 

@@ -29,3 +29,4 @@ pub mod tap1;
 pub mod url;
 pub mod wait;
 mod writer;
+mod zip;

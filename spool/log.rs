@@ -114,8 +114,10 @@ fn find(fs: &dyn Fs, dir: &str, keys: &JobKeys, stream: Stream, n: u64) -> Resul
             Ok(Some((size, record))) => {
                 at += size;
                 found.valid += size as u64;
-                found.plain += plain.len() as u64;
-                found.end = if let Record::End(end) = record { Some(end) } else { None };
+                match record {
+                    Record::Data(count) => found.plain += count as u64,
+                    Record::End(end) => found.end = Some(end),
+                }
             }
             Ok(None) => {
                 filled = found.file.read_at(&mut buffer, found.valid)?;
