@@ -52,6 +52,8 @@ pub struct Job {
     pub fs: Arc<dyn Fs>,
     /// The job's name, and the keys of its logs.
     pub keys: JobKeys,
+    /// The outputs are compressed.
+    pub compress: bool,
 }
 
 /// What became of a look at a job.
@@ -105,7 +107,8 @@ pub fn begin(site: &Site, msgid: MsgId, known: &dyn Fn(&Username) -> Option<Know
         }
     };
     let keys = JobKeys { secret, sender: owner.username.clone(), recipient: site.ours.clone(), msgid };
-    let job = Job { fs: fs.clone(), keys };
+    let compress = start.as_ref().is_ok_and(|start| start.compress);
+    let job = Job { fs: fs.clone(), keys, compress };
     job.make_dirs()?;
     let refused = match phase {
         KeeperPhase::Nothing => return Ok(Begin::Nothing),
@@ -191,7 +194,8 @@ impl Job {
 
     fn writer(&self, chan: Chan) -> Result<Writer, Error> {
         let stream = Stream { chan, producer: Role::Recipient };
-        Ok(Writer::open(self.fs.clone(), &log_out(self.msgid(), chan), self.keys.clone(), stream)?)
+        let writer = Writer::open(self.fs.clone(), &log_out(self.msgid(), chan), self.keys.clone(), stream)?;
+        Ok(writer.zipped(self.compress && chan != Chan::CONTROL))
     }
 
     fn any_output_ended(&self) -> Result<bool, Error> {

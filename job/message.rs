@@ -22,6 +22,8 @@ pub struct Start {
     pub user: String,
     /// Variables for the command's environment.
     pub env: BTreeMap<String, Vec<u8>>,
+    /// The command's outputs are to be compressed.
+    pub compress: bool,
 }
 
 impl Start {
@@ -36,6 +38,9 @@ impl Start {
         if !self.user.is_empty() {
             list.insert("user".into(), self.user.clone().into_bytes());
         }
+        if self.compress {
+            list.insert("compress".into(), b"1".to_vec());
+        }
         list
     }
 
@@ -49,6 +54,7 @@ impl Start {
                 start.env.insert(name.to_string(), value.clone());
             }
         }
+        start.compress = list.get("compress").is_some_and(|value| value == b"1");
         let user = list.get("user").cloned().unwrap_or_default();
         start.user = String::from_utf8(user).map_err(|_| Error::Peer("START: the user is not text".into()))?;
         Ok(start)
@@ -122,6 +128,7 @@ mod tests {
             argv: vec![b"cat".to_vec(), vec![0xff, b' ']],
             user: "backup".into(),
             env: BTreeMap::from([("GIT_PROTOCOL".into(), b"version=2".to_vec())]),
+            compress: true,
         };
         let secret = Key([3; 32]);
         let message = write(&secret, &start).unwrap();

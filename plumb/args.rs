@@ -45,6 +45,10 @@ pub struct Request {
     pub no_progress: bool,
     /// The command's input is empty.
     pub no_input: bool,
+    /// A command of this machine that makes the input.
+    pub from: Option<String>,
+    /// Input and output are compressed on their way.
+    pub compress: bool,
     /// The port that was named, for `-G`; it has no use.
     pub port: Option<String>,
     /// Options that were taken and left out, for `-v`.
@@ -69,6 +73,8 @@ enum Means {
     Quiet,
     NoProgress,
     NoInput,
+    From,
+    Compress,
     Help,
     Version,
     Config,
@@ -106,6 +112,9 @@ const OPTIONS: &[Known] = &[
     flag("q", Means::Quiet),
     flag("no-progress", Means::NoProgress),
     flag("n", Means::NoInput),
+    value("from", Means::From),
+    flag("z", Means::Compress),
+    flag("C", Means::Compress),
     flag("h", Means::Help),
     flag("help", Means::Help),
     flag("version", Means::Version),
@@ -201,6 +210,9 @@ impl Reading<'_> {
         if subsystem {
             self.subsystem()?;
         }
+        if self.request.no_input && self.request.from.is_some() {
+            return Err("-n and -from: the command's stdin is empty, or comes from a command".into());
+        }
         if self.request.words.iter().all(Vec::is_empty) {
             return Err(format!("no COMMAND for {}; there is no interactive shell", self.request.host));
         }
@@ -254,6 +266,9 @@ impl Reading<'_> {
             Means::Quiet => request.quiet = true,
             Means::NoProgress => request.no_progress = true,
             Means::NoInput => request.no_input = true,
+            Means::From if value.is_empty() => return Err("-from: no command".into()),
+            Means::From => request.from = Some(value),
+            Means::Compress => request.compress = true,
             Means::Help => drop(self.early.get_or_insert(Early::Help)),
             Means::Version => drop(self.early.get_or_insert(Early::Version)),
             Means::Config => drop(self.early.get_or_insert(Early::Config)),
@@ -294,6 +309,10 @@ impl Reading<'_> {
         let value = value.trim_start_matches([' ', '=']);
         if key.eq_ignore_ascii_case("user") {
             return self.user(value);
+        }
+        if key.eq_ignore_ascii_case("compression") && value.eq_ignore_ascii_case("yes") {
+            self.request.compress = true;
+            return Ok(());
         }
         if !key.eq_ignore_ascii_case("sendenv") {
             self.request.ignored.push(format!("-o {option}"));

@@ -71,6 +71,8 @@ struct Attendant<'a> {
     asked: Option<(i32, Instant)>,
     /// What that may come to was said.
     reminded: bool,
+    /// How the producer of our input failed.
+    failed: Option<String>,
 }
 
 struct Output {
@@ -115,6 +117,7 @@ impl<'a> Attendant<'a> {
             outputs: [Output::new(Chan::STDOUT), Output::new(Chan::STDERR)],
             asked: None,
             reminded: false,
+            failed: None,
         })
     }
 
@@ -199,6 +202,8 @@ impl<'a> Attendant<'a> {
             }
             Event::Delivered(chan, delivered) => drop(self.output(chan).delivered.get_or_insert(delivered)),
             Event::Input(InputEnd::Eof | InputEnd::Unread) => self.progress.input_ended(),
+            Event::Input(InputEnd::Failed) => {}
+            Event::Failed(how) => self.failed = Some(how),
             Event::Input(InputEnd::Unreadable(errno)) => {
                 self.screen.note(format_args!("cannot read stdin: {errno}; the command will be killed for it"));
             }
@@ -343,7 +348,17 @@ impl<'a> Attendant<'a> {
         if self.done.is_none() {
             self.leave_done(known);
         }
-        ending
+        match &self.failed {
+            // What it did without its input is no success.
+            Some(how) if ran && ending.reason.is_none() => {
+                let what = format!("{how}; the command had ended by itself ({outcome})");
+                Ending { outcome: Some(outcome), ..Ending::failed(Reason::InputIncomplete, what) }
+            }
+            Some(how) if ending.reason == Some(Reason::InputIncomplete) => {
+                Ending { what: format!("{how}, so the command was killed"), ..ending }
+            }
+            _ => ending,
+        }
     }
 
     /// Puts down that the job was taken. Lost, or with no room for it, the loop

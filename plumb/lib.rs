@@ -20,6 +20,7 @@ mod ending;
 mod help;
 mod input;
 mod output;
+mod producer;
 mod progress;
 mod screen;
 mod signals;
@@ -73,6 +74,11 @@ fn attempt(request: &Request, screen: &Arc<Screen>) -> Result<Ending, Ending> {
     output::start(&job, &bell, screen, Chan::STDOUT, rustix::stdio::stdout()).map_err(threads_failed)?;
     output::start(&job, &bell, screen, Chan::STDERR, rustix::stdio::stderr()).map_err(threads_failed)?;
     let ending = attend::attend(&job, &request.host, screen, &events);
+    if let Some(producer) = &job.producer {
+        // However it ends from here on, that changes nothing any more.
+        job.unread.declare();
+        producer.end();
+    }
     std::mem::forget(lock);
     Ok(ending)
 }
