@@ -16,10 +16,11 @@ use crate::screen::{Screen, one_line};
 use crate::signals;
 use job::control::{Control, Heard, Listener, Speaker};
 use job::submit;
+use spool::damage::{self, Damage};
 use spool::facts::Facts;
 use spool::fs::{Error, Fs};
 use spool::layout::{self, Place};
-use spool::log::{Reader, Writer};
+use spool::log::{self, Reader, Tail, Writer};
 use spool::name::Chan;
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -73,6 +74,8 @@ struct Attendant<'a> {
     reminded: bool,
     /// How the producer of our input failed.
     failed: Option<String>,
+    /// Where our input's END was put.
+    tail: Option<Tail>,
 }
 
 struct Output {
@@ -118,6 +121,7 @@ impl<'a> Attendant<'a> {
             asked: None,
             reminded: false,
             failed: None,
+            tail: None,
         })
     }
 
@@ -134,6 +138,8 @@ impl<'a> Attendant<'a> {
             self.speak();
             self.look_at_message();
             self.remind();
+            // What cannot be read is looked at again.
+            let _ = self.look_at_input();
             if self.is_over() {
                 self.job.over.declare();
                 if self.outputs.iter().all(Output::is_settled) {
@@ -201,7 +207,11 @@ impl<'a> Attendant<'a> {
                 self.output(chan).delivered = Some(why);
             }
             Event::Delivered(chan, delivered) => drop(self.output(chan).delivered.get_or_insert(delivered)),
-            Event::Input(InputEnd::Eof | InputEnd::Unread) => self.progress.input_ended(),
+            Event::Input(InputEnd::Eof(tail)) => {
+                self.tail = Some(tail);
+                self.progress.input_ended();
+            }
+            Event::Input(InputEnd::Unread) => self.progress.input_ended(),
             Event::Input(InputEnd::Failed) => {}
             Event::Failed(how) => self.failed = Some(how),
             Event::Input(InputEnd::Unreadable(errno)) => {
@@ -280,6 +290,24 @@ impl<'a> Attendant<'a> {
         }
     }
 
+    /// Is the END of our input still on our disk, until the peer has it? It
+    /// would wait for one that is gone; only we can know that there was one.
+    fn look_at_input(&mut self) -> Result<(), Error> {
+        let Some(tail) = self.tail.as_ref().filter(|_| !self.is_over()) else { return Ok(()) };
+        let (fs, (dir, stream)) = (&*self.job.fs, self.job.outgoing(Chan::STDIN));
+        if fs.size(&tail.path)?.is_some_and(|size| size >= tail.size) {
+            return Ok(());
+        }
+        if log::hinted(fs, &format!("{dir}/got"))? < tail.offset
+            && let damage::Found::Damaged(damage) = damage::look(fs, &dir, &self.job.keys, stream, tail.offset)?
+        {
+            self.screen.note(damage.facts().text("reason").unwrap_or_default());
+            let _ = submit::cancel_for(fs, self.job.msgid(), damage.facts());
+        }
+        self.tail = None;
+        Ok(())
+    }
+
     fn mark(&self, mark: Mark) -> Result<Option<Facts>, Error> {
         Facts::read(&*self.job.fs, &self.job.file(mark.name()))
     }
@@ -348,17 +376,19 @@ impl<'a> Attendant<'a> {
         if self.done.is_none() {
             self.leave_done(known);
         }
-        match &self.failed {
+        let cancel = self.mark(Mark::Cancel).ok().flatten();
+        let lost = cancel.filter(|cancel| Damage::told(cancel).is_some());
+        let lost = lost.and_then(|cancel| cancel.text("reason").map(str::to_string));
+        let what = match (self.failed.as_deref(), lost.as_deref(), &outcome) {
             // What it did without its input is no success.
-            Some(how) if ran && ending.reason.is_none() => {
-                let what = format!("{how}; the command had ended by itself ({outcome})");
-                Ending { outcome: Some(outcome), ..Ending::failed(Reason::InputIncomplete, what) }
+            (Some(how), _, outcome) if ran => format!("{how}; the command had ended by itself ({outcome})"),
+            (Some(how), _, Outcome::InputIncomplete(_) | Outcome::Cancelled)
+            | (None, Some(how), Outcome::InputIncomplete(_) | Outcome::Cancelled) => {
+                format!("{how}, so the command was killed")
             }
-            Some(how) if ending.reason == Some(Reason::InputIncomplete) => {
-                Ending { what: format!("{how}, so the command was killed"), ..ending }
-            }
-            _ => ending,
-        }
+            _ => return ending,
+        };
+        Ending { outcome: Some(outcome), ..Ending::failed(Reason::InputIncomplete, what) }
     }
 
     /// Puts down that the job was taken. Lost, or with no room for it, the loop

@@ -129,6 +129,10 @@ impl Ending {
             Outcome::InputIncomplete(at) => {
                 (Reason::InputIncomplete, format!("its input broke off after {at} bytes, so it was killed"))
             }
+            Outcome::OutputIncomplete(at) => {
+                let what = format!("outcome unknown: after {at} bytes its output was damaged on the peer's disk");
+                (Reason::OutputIncomplete, what)
+            }
             Outcome::Unknown => {
                 (Reason::OutcomeUnknown, "outcome unknown: it was sent, what became of it is not known".into())
             }
@@ -185,6 +189,7 @@ mod tests {
             (Outcome::Cancelled, "origin=transport status=76 reason=cancelled"),
             (Outcome::Interrupted, "origin=transport status=76 reason=interrupted"),
             (Outcome::InputIncomplete(3), "origin=transport status=74 reason=input-incomplete"),
+            (Outcome::OutputIncomplete(3), "origin=transport status=76 reason=output-incomplete"),
             (Outcome::Unknown, "origin=transport status=76 reason=outcome-unknown"),
         ];
         for (outcome, line) in others {

@@ -12,7 +12,7 @@ use crate::producer::{Next, Producer};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use spool::fs::Error;
-use spool::log::{WINDOW, Writer};
+use spool::log::{Tail, WINDOW, Writer};
 use spool::name::Chan;
 use spool::segment::{EndKind, RECORD};
 use spool::wait::Watch;
@@ -38,8 +38,8 @@ const STREAM_MIN: usize = 4 << 10;
 /// How our input ended.
 #[derive(Debug)]
 pub enum InputEnd {
-    /// Its end of file is in the log, durably.
-    Eof,
+    /// Its end of file is in the log, durably: here.
+    Eof(Tail),
     /// Its producer failed, which has been told; the log says that it broke off.
     Failed,
     /// It could not be read; the log says that it broke off.
@@ -73,7 +73,7 @@ fn carry(job: &Job, bell: &Bell, source: &Source) -> Result<InputEnd, Error> {
     let writer = patiently(|| Writer::open(job.spool(), &dir, job.keys.clone(), stream))?.zipped(job.compress);
     let mut input = Input { writer, watch: Watch::for_a_while() };
     let Some(pipe) = source.pipe() else {
-        return input.end(EndKind::Eof).map(|()| InputEnd::Eof);
+        return input.end(EndKind::Eof).map(|()| InputEnd::Eof(input.writer.tail()));
     };
     // Only pipes have a size; a smaller one costs time, no more.
     let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
@@ -85,7 +85,7 @@ fn carry(job: &Job, bell: &Bell, source: &Source) -> Result<InputEnd, Error> {
         let next = match source.wait(&job.unread) {
             Next::Read => match rustix::io::read(pipe, &mut buffer) {
                 Ok(0) => match source.finish(&job.unread) {
-                    Next::Read => return input.end(EndKind::Eof).map(|()| InputEnd::Eof),
+                    Next::Read => return input.end(EndKind::Eof).map(|()| InputEnd::Eof(input.writer.tail())),
                     next => next,
                 },
                 Ok(count) => {

@@ -10,6 +10,7 @@ pub mod atomic;
 pub mod clock;
 mod copy;
 pub mod crypto;
+pub mod damage;
 pub mod facts;
 pub mod fs;
 pub mod home;

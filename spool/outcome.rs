@@ -20,6 +20,8 @@ pub enum Outcome {
     Interrupted,
     /// The input broke off at this plaintext offset, and the command was killed.
     InputIncomplete(u64),
+    /// An output was damaged behind this plaintext offset, and the command was ended.
+    OutputIncomplete(u64),
     /// It was sent; what became of it is not known.
     Unknown,
 }
@@ -34,6 +36,7 @@ impl fmt::Display for Outcome {
             Outcome::Cancelled => f.write_str("cancelled"),
             Outcome::Interrupted => f.write_str("interrupted"),
             Outcome::InputIncomplete(at) => write!(f, "input incomplete at {at}"),
+            Outcome::OutputIncomplete(at) => write!(f, "output incomplete at {at}"),
             Outcome::Unknown => f.write_str("unknown"),
         }
     }
@@ -55,6 +58,9 @@ impl FromStr for Outcome {
         if let Some(Ok(at)) = text.strip_prefix("input incomplete at ").map(str::parse) {
             return Ok(Outcome::InputIncomplete(at));
         }
+        if let Some(Ok(at)) = text.strip_prefix("output incomplete at ").map(str::parse) {
+            return Ok(Outcome::OutputIncomplete(at));
+        }
         let words = [Outcome::NotStarted, Outcome::Cancelled, Outcome::Interrupted, Outcome::Unknown];
         words.into_iter().find(|outcome| outcome.to_string() == text).ok_or("not an outcome")
     }
@@ -74,6 +80,7 @@ mod tests {
             Outcome::Cancelled,
             Outcome::Interrupted,
             Outcome::InputIncomplete(4096),
+            Outcome::OutputIncomplete(4097),
             Outcome::Unknown,
         ];
         for outcome in all {

@@ -12,6 +12,17 @@ pub fn sync_all(fs: &dyn Fs, logs: &[&Writer]) -> Result<()> {
     fs.sync_all(&paths.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+/// The end of a log, as its writer left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tail {
+    /// The last segment.
+    pub path: String,
+    /// How large it is.
+    pub size: u64,
+    /// Where the log ends.
+    pub offset: u64,
+}
+
 /// Seals a channel's bytes into `out/<chan>`.
 pub struct Writer {
     fs: Arc<dyn Fs>,
@@ -236,6 +247,11 @@ impl Writer {
     /// Where the next record goes.
     pub fn offset(&self) -> u64 {
         self.header.base + self.size - HEADER as u64
+    }
+
+    /// Where the log ends on the disk.
+    pub fn tail(&self) -> Tail {
+        Tail { path: format!("{}/{}", self.dir, self.header.n), size: self.size, offset: self.offset() }
     }
 
     /// Plaintext bytes appended so far.

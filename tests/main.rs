@@ -6,6 +6,7 @@ mod cuts;
 mod deaths;
 mod exchange;
 mod homes;
+mod incomplete;
 #[path = "../netplumb/link.rs"]
 mod link;
 mod secrets;
