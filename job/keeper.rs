@@ -56,6 +56,8 @@ pub struct Job {
     pub keys: JobKeys,
     /// It may be run again: its outputs are held back until it has ended.
     pub repeat: bool,
+    /// The outputs are compressed.
+    pub compress: bool,
 }
 
 /// What became of a look at a job.
@@ -121,7 +123,8 @@ pub fn begin(
     };
     let keys = JobKeys { secret, sender: owner.username.clone(), recipient: site.ours.clone(), msgid };
     let (batch, repeat) = start.as_ref().map_or((false, false), |start| (start.batch, start.repeat));
-    let job = Job { fs: fs.clone(), keys, repeat };
+    let compress = start.as_ref().is_ok_and(|start| start.compress);
+    let job = Job { fs: fs.clone(), keys, repeat, compress };
     let phase = seen.keeper_phase(repeat);
     let again = phase == KeeperPhase::Again;
     job.make_dirs()?;
@@ -251,7 +254,8 @@ impl Job {
 
     fn writer(&self, chan: Chan) -> Result<Writer, Error> {
         let stream = Stream { chan, producer: Role::Recipient };
-        Ok(Writer::open(self.fs.clone(), &self.log(chan)?, self.keys.clone(), stream)?)
+        let writer = Writer::open(self.fs.clone(), &self.log(chan)?, self.keys.clone(), stream)?;
+        Ok(writer.zipped(self.compress && chan != Chan::CONTROL))
     }
 
     /// Offers what was held back, each log by one rename; harmless where that is done.

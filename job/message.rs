@@ -26,6 +26,8 @@ pub struct Start {
     pub batch: bool,
     /// It may be run again after a crash; only with `batch`.
     pub repeat: bool,
+    /// The command's outputs are to be compressed.
+    pub compress: bool,
 }
 
 impl Start {
@@ -40,7 +42,8 @@ impl Start {
         if !self.user.is_empty() {
             list.insert("user".into(), self.user.clone().into_bytes());
         }
-        for (name, _) in [("batch", self.batch), ("repeat", self.repeat)].into_iter().filter(|(_, set)| *set) {
+        let flags = [("batch", self.batch), ("repeat", self.repeat), ("compress", self.compress)];
+        for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
             list.insert(name.into(), b"1".to_vec());
         }
         list
@@ -59,6 +62,7 @@ impl Start {
         let user = list.get("user").cloned().unwrap_or_default();
         start.user = String::from_utf8(user).map_err(|_| Error::Peer("START: the user is not text".into()))?;
         (start.batch, start.repeat) = (flag(list, "batch")?, flag(list, "repeat")?);
+        start.compress = flag(list, "compress")?;
         if start.repeat && !start.batch {
             return Err(Error::Peer("START: repeat without batch".into()));
         }
@@ -144,6 +148,7 @@ mod tests {
             env: BTreeMap::from([("GIT_PROTOCOL".into(), b"version=2".to_vec())]),
             batch: true,
             repeat: true,
+            compress: true,
         };
         let secret = Key([3; 32]);
         let message = write(&secret, &start).unwrap();

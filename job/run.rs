@@ -15,6 +15,8 @@ use crate::guard::{Guard, Word};
 use crate::keeper::{Job, Logs, Started};
 use crate::tree;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use spool::damage::Damage;
+use spool::facts::Facts;
 use spool::layout::Place;
 use spool::log::{WINDOW, Writer};
 use spool::name::Chan;
@@ -107,6 +109,15 @@ fn run_again(job: &Job, killed: bool) -> Result<(), Error> {
         return Err(Error::Ours("the command was interrupted, and is to be run again".into()));
     }
     Ok(())
+}
+
+/// What a cancelled job comes to, by the reason for it.
+fn cancelled(job: &Job) -> Outcome {
+    let cancel = Facts::read(&*job.fs, &Place::Jobs.file(job.msgid(), Mark::Cancel.name()));
+    match cancel.ok().flatten().and_then(|cancel| Damage::told(&cancel)) {
+        Some((Chan::STDOUT | Chan::STDERR, plain)) => Outcome::OutputIncomplete(plain),
+        _ => Outcome::Cancelled,
+    }
 }
 
 /// What stays when a job has ended: somebody may still hold the command's stdin.
@@ -235,10 +246,10 @@ impl Running {
             return status.map(|status| End::Natural(status.clone()));
         };
         match self.status {
-            Some(_) if self.drains.iter().all(over) => Some(End::Natural(Outcome::Cancelled)),
+            Some(_) if self.drains.iter().all(over) => Some(End::Natural(cancelled(&self.job))),
             // Nobody waits for what a cancelled command still had to say.
-            Some(_) if self.drains.iter().any(stuck) => Some(End::Kill(Outcome::Cancelled)),
-            Some(_) | None if Instant::now() >= kill_at => Some(End::Kill(Outcome::Cancelled)),
+            Some(_) if self.drains.iter().any(stuck) => Some(End::Kill(cancelled(&self.job))),
+            Some(_) | None if Instant::now() >= kill_at => Some(End::Kill(cancelled(&self.job))),
             Some(_) | None => None,
         }
     }

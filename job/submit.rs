@@ -8,6 +8,7 @@ use crate::Error;
 use crate::message::{self, Start};
 use spool::atomic;
 use spool::crypto::{Key, SpoolKey};
+use spool::facts::Facts;
 use spool::fs::{Fs, Lock};
 use spool::layout::{DETACHED, KEY, MESSAGE, Owner, PEER, PLUMB, Place, log_in, rest_label};
 use spool::log;
@@ -133,9 +134,14 @@ pub fn reattach(fs: &dyn Fs, msgid: MsgId) -> Result<(), Error> {
 /// The message's lock is taken if it is free at once, so that no `snd` leaves
 /// meanwhile; the answer says whether that was so.
 pub fn cancel(fs: &dyn Fs, msgid: MsgId, reason: &str) -> Result<bool, Error> {
+    cancel_for(fs, msgid, Facts::new().with("reason", reason))
+}
+
+/// The same, with more facts than a reason.
+pub fn cancel_for(fs: &dyn Fs, msgid: MsgId, facts: Facts) -> Result<bool, Error> {
     let lock = fs.lock_dir(&Place::Queue.dir(msgid), Duration::ZERO);
     let alone = matches!(lock, Ok(Some(_)));
-    let facts = spool::facts::Facts::new().with("reason", reason).with("at", spool::clock::uptime(fs)?);
+    let facts = facts.with("at", spool::clock::uptime(fs)?);
     match facts.commit(fs, &Place::Jobs.file(msgid, Mark::Cancel.name())) {
         Err(error) if !error.is_taken() => return Err(error.into()),
         _ => {}

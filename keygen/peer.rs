@@ -122,6 +122,9 @@ address = {address}
 # true gives it your account.
 shell = {shell}
 
+# Are input and output of jobs that we ask it for compressed, as with plumb -z?
+#compress = false
+
 # What it may have here at once: messages and jobs, until they are over and it
 # has confirmed that; and jobs that run.
 [quota]

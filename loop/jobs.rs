@@ -29,6 +29,8 @@ use zeroize::Zeroizing;
 
 #[path = "job_acts.rs"]
 mod acts;
+#[path = "job_check.rs"]
+mod check;
 
 /// After its input was aborted, a recipient has this long to end by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,6 +71,8 @@ pub struct Job<N: Net> {
     flowed: bool,
     backoff: Backoff,
     by_hand: bool,
+    /// What is known of the logs that we produce.
+    checked: check::Checked,
 }
 
 impl<N: Net> Job<N> {
@@ -90,6 +94,7 @@ impl<N: Net> Job<N> {
             flowed: false,
             backoff: Backoff::default(),
             by_hand: false,
+            checked: check::Checked::default(),
         }
     }
 
@@ -162,6 +167,7 @@ impl<N: Net> Job<N> {
     /// How long until a word or the end of our patience is due.
     fn until_due(&self) -> Duration {
         let due = self.aborted.map_or(self.ask_at, |since| self.ask_at.min(since + PATIENCE));
+        let due = self.checked.due.map_or(due, |check| due.min(check));
         due.saturating_sub(self.world.clock.now())
     }
 
@@ -197,6 +203,7 @@ impl<N: Net> Job<N> {
             if lock.is_none() {
                 return Ok(Some(Turn::Gone));
             }
+            self.check().await?;
             let (decided, flowing) = self.decide()?;
             if flowing {
                 if !self.by_hand {

@@ -53,6 +53,8 @@ const FULL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100
 const FRUITLESS_MAX: u32 = 2;
 /// How long it waits then.
 const FRUITLESS_APART: Duration = Duration::from_millis(100);
+/// The producer is asked to look at its log no more often than this.
+const TIPS_APART: Duration = Duration::from_secs(5);
 
 type Asked = Pin<Box<dyn Future<Output = Result<Answer, NetError>> + Send>>;
 type Paused = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -95,6 +97,9 @@ pub struct Stream<N: Net> {
     untold: Gather,
     syncing: Option<JoinHandle<spool::fs::Result<Synced>>>,
     telling: Option<JoinHandle<u64>>,
+    /// Where what came could not follow, and how often.
+    stumbled: (u64, u32),
+    tip_at: Duration,
 }
 
 impl<N: Net> Stream<N> {
@@ -103,7 +108,7 @@ impl<N: Net> Stream<N> {
         let (backoff, full) = (Backoff::default(), FULL[0]);
         let (fruitless, asked, told, troubled) = (0, Duration::ZERO, 0, false);
         let (unsynced, untold) = (Gather::new(SYNC_PATIENCE), Gather::new(TELL_PATIENCE));
-        let (syncing, telling) = (None, None);
+        let (syncing, telling, stumbled, tip_at) = (None, None, (0, 0), Duration::ZERO);
         Stream {
             world,
             peer,
@@ -119,6 +124,8 @@ impl<N: Net> Stream<N> {
             untold,
             syncing,
             telling,
+            stumbled,
+            tip_at,
         }
     }
 
@@ -211,7 +218,9 @@ impl<N: Net> Stream<N> {
             (200 | 206, _) => return Ok(Under::Body(answer.body)),
             (204, _) => {
                 self.calm();
-                self.pull.doubt();
+                if self.pull.doubt() {
+                    self.stumble();
+                }
                 if self.world.clock.now() >= self.asked + WAIT / 2 {
                     self.fruitless = 0;
                 }
@@ -224,9 +233,12 @@ impl<N: Net> Stream<N> {
                     return Ok(self.again());
                 }
             }
+            // We hold more than it has.
+            (416, None) => self.stumble(),
             _ => {}
         }
         if self.pull.doubt() {
+            self.stumble();
             return Ok(self.again());
         }
         self.ask(answer.status).await
@@ -261,7 +273,26 @@ impl<N: Net> Stream<N> {
                 Ok(under)
             }
             Err(error @ CopyError::Broken { .. }) => Err(error.into()),
-            Err(error) => Ok(self.pause(error.into())),
+            Err(error) => {
+                if matches!(error, CopyError::Bad(_)) {
+                    self.stumble();
+                }
+                Ok(self.pause(error.into()))
+            }
+        }
+    }
+
+    /// What came cannot follow what is held. Once, the link did it; when it is so
+    /// again at the same place, the producer is asked to look at its own disk:
+    /// only it can know (doc/PROTOCOL.md#streams).
+    fn stumble(&mut self) {
+        let (at, now) = (self.pull.offset(), self.world.clock.now());
+        self.stumbled = (at, if self.stumbled.0 == at { self.stumbled.1.saturating_add(1) } else { 1 });
+        if self.stumbled.1 > 1 && now >= self.tip_at {
+            self.tip_at = now + TIPS_APART;
+            let (world, peer, tip) = (self.world.clone(), self.peer.clone(), Ask::Tip(self.pull.chan(), at));
+            let msgid = self.pull.msgid();
+            tokio::spawn(async move { drop(comm::ask(&world, &peer, tip, msgid).await) });
         }
     }
 

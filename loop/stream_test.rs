@@ -77,9 +77,10 @@ async fn a_peer_that_comes_into_reach_is_asked_at_once() {
 
 /// A segment of so many full records, as its producer would have sealed it.
 fn segment(rig: &Rig, n: u64, base: u64, plain: u64, count: usize) -> Vec<u8> {
-    let header = Header { msgid: MSGID, stream: rig.stream(Chan::STDOUT), n, base, plain, salt: [1; 32] };
+    let header =
+        Header { msgid: MSGID, stream: rig.stream(Chan::STDOUT), zipped: false, n, base, plain, salt: [1; 32] };
     let (mut records, mut sealed) = (Records::new(&rig.keys, &header), header.bytes().to_vec());
-    (0..count).for_each(|_| records.seal(&[7; RECORD], &mut sealed));
+    let _ = (0..count).map(|_| records.seal(&[7; RECORD], &mut sealed)).sum::<usize>();
     sealed
 }
 
@@ -140,9 +141,17 @@ async fn small_pieces_are_told_together_and_to_the_last() {
         let until = if from == 0 { HEADER + 1 + OVERHEAD } else { from + 1 + OVERHEAD };
         if until <= file.len() { bytes(file[from..until].to_vec()) } else { bare(SILENCE, None) }
     });
-    let header = Header { msgid: MSGID, stream: rig.stream(Chan::STDOUT), n: 0, base: 0, plain: 0, salt: [1; 32] };
+    let header = Header {
+        msgid: MSGID,
+        stream: rig.stream(Chan::STDOUT),
+        n: 0,
+        base: 0,
+        plain: 0,
+        salt: [1; 32],
+        zipped: false,
+    };
     let (mut records, mut whole) = (Records::new(&rig.keys, &header), header.bytes().to_vec());
-    (0..PIECES).for_each(|_| records.seal(b"x", &mut whole));
+    (0..PIECES).for_each(|_| assert_eq!(records.seal(b"x", &mut whole), 1));
     *sealed.lock().unwrap() = whole;
     // The disk has time for each of them.
     rig.pace.store(5, Ordering::Relaxed);

@@ -50,6 +50,23 @@ fn a_segment_is_verified_with_the_keys_and_measured_without() {
 }
 
 #[test]
+fn a_compressed_segment_is_verified_and_its_data_given() {
+    let hand = hand_made();
+    let submitted = hand.submit(&["cat"]);
+    let (keys, dir) = (submitted.keys.clone(), layout::log_out(submitted.keys.msgid, Chan::STDIN));
+    let stream = Stream { chan: Chan::STDIN, producer: Role::Sender };
+    let mut writer = spool::log::Writer::open(hand.view.fs.clone(), &dir, keys, stream).unwrap().zipped(true);
+    writer.append(&[b'x'; 300_000]).unwrap();
+    writer.end(EndKind::Eof).unwrap();
+    let file = dumped(&hand, &format!("{dir}/0"));
+    let text = shown(&file);
+    for part in ["zstd, AES-256-GCM", "3 of 3", "plain 262144, verified true", "holds END, kind eof, length 300000"] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    assert_eq!(printed(|out| file.plain(out)), "x".repeat(300_000));
+}
+
+#[test]
 fn a_damaged_segment_says_where_and_gives_what_verifies() {
     let hand = hand_made();
     let (_, path) = with_input(&hand);

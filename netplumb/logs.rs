@@ -26,8 +26,10 @@ pub struct Seen {
     pub bytes: u64,
     /// Where the log ends: sealed record bytes since its beginning.
     pub offset: u64,
-    /// Plaintext bytes since its beginning.
+    /// Plaintext bytes since its beginning; those in a compressed last segment are not counted.
     pub plain: u64,
+    /// The last segment is compressed.
+    pub zipped: bool,
     /// The last record says that it is the END.
     pub end: bool,
     /// Bytes after the last whole record: a write that is under way, or was cut.
@@ -89,7 +91,7 @@ fn walk(fs: &dyn Fs, path: &str, seen: &mut Seen) -> Result<()> {
             Ok(Some(record)) if at + record as u64 <= size => {
                 at += record as u64;
                 end = is_end(&word);
-                plain = plain.saturating_add(if end { 0 } else { (record - OVERHEAD) as u64 });
+                plain = plain.saturating_add(if end || header.zipped { 0 } else { (record - OVERHEAD) as u64 });
             }
             Ok(_) => break,
             Err(bad) => {
@@ -99,7 +101,7 @@ fn walk(fs: &dyn Fs, path: &str, seen: &mut Seen) -> Result<()> {
         }
     }
     seen.offset = header.base.saturating_add(at - HEADER as u64);
-    (seen.plain, seen.end, seen.torn) = (plain, end, size.saturating_sub(at));
+    (seen.plain, seen.zipped, seen.end, seen.torn) = (plain, header.zipped, end, size.saturating_sub(at));
     Ok(())
 }
 
@@ -113,19 +115,21 @@ pub struct Opened {
     pub valid: usize,
     /// Why the next one did not open; `None`: it is not all there, or there is none.
     pub bad: Option<&'static str>,
-    /// All plaintext.
-    pub plain: Vec<u8>,
 }
 
-/// Opens a segment's records until one does not; no header, nothing opened.
-pub fn open(bytes: &[u8], keys: &JobKeys) -> std::result::Result<Opened, &'static str> {
+/// Opens a segment's records until one does not, and gives the plaintext of
+/// each, which may be much more than the segment; no header, nothing opened.
+pub fn open(bytes: &[u8], keys: &JobKeys, mut give: impl FnMut(&[u8])) -> std::result::Result<Opened, &'static str> {
     let header = Header::parse(bytes).map_err(|bad| bad.0)?;
     let mut records = Records::new(keys, &header);
-    let mut opened = Opened { sizes: Vec::new(), end: None, valid: HEADER, bad: None, plain: Vec::new() };
+    let mut opened = Opened { sizes: Vec::new(), end: None, valid: HEADER, bad: None };
+    let mut plain = Vec::new();
     while opened.end.is_none() {
-        match records.open(&bytes[opened.valid..], &mut opened.plain) {
+        plain.clear();
+        match records.read(&bytes[opened.valid..], &mut plain) {
             Ok(Some((size, record))) => {
                 opened.valid += size;
+                give(&plain);
                 match record {
                     Record::Data(count) => opened.sizes.push(count),
                     Record::End(end) => opened.end = Some(end),
@@ -150,6 +154,9 @@ pub fn end_word(kind: EndKind) -> &'static str {
     }
 }
 
+/// More than this is not looked at for it.
+const SAID_MAX: usize = 4 << 20;
+
 /// How the job ended, by what the recipient says on the control channel.
 pub fn exit_said(fs: &dyn Fs, keys: &JobKeys, role: Role) -> Option<Outcome> {
     let dir = match role {
@@ -160,7 +167,8 @@ pub fn exit_said(fs: &dyn Fs, keys: &JobKeys, role: Role) -> Option<Outcome> {
     for n in segments(fs, &dir).ok()? {
         let bytes = fs.read(&format!("{dir}/{n}"), SEGMENT as usize).ok()?;
         if !bytes.is_empty() {
-            said.extend(open(&bytes, keys).ok()?.plain);
+            let more = |plain: &[u8]| said.extend_from_slice(if said.len() < SAID_MAX { plain } else { &[] });
+            open(&bytes, keys, more).ok()?;
         }
     }
     let mut rest = said.as_slice();
@@ -200,8 +208,9 @@ mod tests {
         bytes.truncate(bytes.len() - 3);
         hand.put(&format!("{dir}/0"), &bytes);
         assert_eq!((stdin().end, stdin().torn), (false, 26));
-        let cut = open(&bytes, &submitted.keys).unwrap();
-        assert_eq!((cut.plain.len(), cut.end, cut.bad), (100_000, None, None));
+        let mut given = 0;
+        let cut = open(&bytes, &submitted.keys, |plain| given += plain.len()).unwrap();
+        assert_eq!((given, cut.end, cut.bad), (100_000, None, None));
         hand.put(&format!("{dir}/1"), "");
         assert_eq!((stdin().damaged, stdin().plain, stdin().segments), (None, 100_000, Some((0, 1))));
         hand.put(&format!("{dir}/1"), "not a segment");

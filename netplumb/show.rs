@@ -350,7 +350,12 @@ fn channel(seen: &logs::Seen) -> String {
         Some((first, last)) if first == last => format!("segment {first}, {} here", bytes(seen.bytes)),
         Some((first, last)) => format!("segments {first} to {last}, {} here", bytes(seen.bytes)),
     };
-    text.push_str(&format!("; ends at {} ({} of data)", seen.offset, bytes(seen.plain)));
+    let data = match seen.zipped {
+        // What is in it cannot be counted without the keys.
+        true => "compressed".to_string(),
+        false => format!("{} of data", bytes(seen.plain)),
+    };
+    text.push_str(&format!("; ends at {} ({data})", seen.offset));
     text.push_str(&seen.hint.map(|at| format!("; {taken} {at}")).unwrap_or_default());
     text.push_str(if seen.end { "; END" } else { "; no END" });
     if seen.torn > 0 {

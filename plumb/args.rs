@@ -55,6 +55,10 @@ pub struct Request {
     pub batch: bool,
     /// It may be run again after a crash.
     pub repeat: bool,
+    /// A command of this machine that makes the input.
+    pub from: Option<String>,
+    /// Input and output are compressed on their way.
+    pub compress: bool,
     /// The port that was named, for `-G`; it has no use.
     pub port: Option<String>,
     /// Options that were taken and left out, for `-v`.
@@ -94,6 +98,8 @@ enum Means {
     Offset,
     Batch,
     Repeat,
+    From,
+    Compress,
     Help,
     Version,
     Config,
@@ -137,6 +143,9 @@ const OPTIONS: &[Known] = &[
     flag("now", Means::Now),
     flag("batch", Means::Batch),
     flag("repeat", Means::Repeat),
+    value("from", Means::From),
+    flag("z", Means::Compress),
+    flag("C", Means::Compress),
     flag("h", Means::Help),
     flag("help", Means::Help),
     flag("version", Means::Version),
@@ -242,6 +251,9 @@ impl Reading<'_> {
         if subsystem {
             self.subsystem()?;
         }
+        if self.request.no_input && self.request.from.is_some() {
+            return Err("-n and -from: the command's stdin is empty, or comes from a command".into());
+        }
         if self.request.words.iter().all(Vec::is_empty) {
             return Err(format!("no COMMAND for {}; there is no interactive shell", self.request.host));
         }
@@ -317,6 +329,9 @@ impl Reading<'_> {
             }
             Means::Batch => request.batch = true,
             Means::Repeat => request.repeat = true,
+            Means::From if value.is_empty() => return Err("-from: no command".into()),
+            Means::From => request.from = Some(value),
+            Means::Compress => request.compress = true,
             Means::Help => drop(self.early.get_or_insert(Early::Help)),
             Means::Version => drop(self.early.get_or_insert(Early::Version)),
             Means::Config => drop(self.early.get_or_insert(Early::Config)),
@@ -357,6 +372,10 @@ impl Reading<'_> {
         let value = value.trim_start_matches([' ', '=']);
         if key.eq_ignore_ascii_case("user") {
             return self.user(value);
+        }
+        if key.eq_ignore_ascii_case("compression") && value.eq_ignore_ascii_case("yes") {
+            self.request.compress = true;
+            return Ok(());
         }
         if !key.eq_ignore_ascii_case("sendenv") {
             self.request.ignored.push(format!("-o {option}"));

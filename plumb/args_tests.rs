@@ -163,7 +163,9 @@ fn a_wrong_line_says_which_word_is_wrong() {
     assert_eq!(wrong(&[]), "no HOST; see plumb -h");
     assert_eq!(wrong(&["nas"]), "no COMMAND for nas; there is no interactive shell");
     assert_eq!(wrong(&["nas", ""]), "no COMMAND for nas; there is no interactive shell");
-    assert_eq!(wrong(&["-z", "nas", "true"]), "unknown option -z; see plumb -h");
+    assert_eq!(wrong(&["-Z", "nas", "true"]), "unknown option -Z; see plumb -h");
+    assert!(wrong(&["-n", "-from=true", "nas", "cat"]).starts_with("-n and -from: "));
+    assert_eq!(wrong(&["-from=", "nas", "cat"]), "-from: no command");
     assert_eq!(wrong(&["--oK=V", "nas", "true"]), "unknown option --oK=V; see plumb -h");
     assert_eq!(wrong(&["nas", "-p"]), "-p wants a value");
     assert_eq!(wrong(&["-q=yes", "nas", "true"]), "-q takes no value");

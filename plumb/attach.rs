@@ -46,7 +46,8 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     let role = if lock.is_some() { Role::Again } else { Role::Along };
     let (bell, events) = listen()?;
     let over = || Over::new().map_err(threads_failed);
-    let job = Job { fs, root: home.spool, keys, over: over()?, unread: over()? };
+    let (root, over, unread) = (home.spool, over()?, over()?);
+    let job = Job { fs, root, keys, compress: false, producer: None, over, unread };
     let ended = log::ended_at(&*job.fs, &log_out(msgid, Chan::STDIN)).map_err(failed)?.is_some();
     let feeds = role == Role::Again && !ended && !request.no_input;
     if role == Role::Along {

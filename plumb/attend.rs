@@ -16,10 +16,11 @@ use crate::screen::{Screen, one_line};
 use crate::signals;
 use job::control::{Control, Heard, Listener, Speaker};
 use job::submit;
+
 use spool::facts::Facts;
 use spool::fs::{Error, Fs};
 use spool::layout::{self, Place};
-use spool::log::{Reader, Writer};
+use spool::log::{Reader, Tail, Writer};
 use spool::name::Chan;
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -29,6 +30,8 @@ use std::time::{Duration, Instant};
 
 #[path = "leave.rs"]
 mod leave;
+#[path = "lost.rs"]
+mod lost;
 pub use leave::{Role, Stance};
 
 /// How long a lost wake-up can keep us.
@@ -77,6 +80,10 @@ struct Attendant<'a> {
     asked: Option<(i32, Instant)>,
     /// What that may come to was said.
     reminded: bool,
+    /// How the producer of our input failed.
+    failed: Option<String>,
+    /// Where our input's END was put.
+    tail: Option<Tail>,
 }
 
 struct Output {
@@ -128,6 +135,8 @@ impl<'a> Attendant<'a> {
             outputs: [Output::new(Chan::STDOUT), Output::new(Chan::STDERR)],
             asked: None,
             reminded: false,
+            failed: None,
+            tail: None,
         })
     }
 
@@ -147,6 +156,8 @@ impl<'a> Attendant<'a> {
                 return ending;
             }
             self.remind();
+            // What cannot be read is looked at again.
+            let _ = self.look_at_input();
             if self.is_over() {
                 self.job.over.declare();
                 if self.outputs.iter().all(Output::is_settled) {
@@ -221,16 +232,13 @@ impl<'a> Attendant<'a> {
                 return Some(Ending::failed(Reason::OutputFailed, what));
             }
             Event::Delivered(chan, delivered) => drop(self.output(chan).delivered.get_or_insert(delivered)),
-            Event::Input(InputEnd::Eof | InputEnd::Unread) => {
-                self.progress.input_ended();
-                self.stance.feeds = false;
-                // From here on our death costs nothing.
-                if self.stance.role == Role::Again
-                    && let Err(error) = self.detach()
-                {
-                    self.screen.detail(format_args!("the job cannot be left alone: {error}"));
-                }
+            Event::Input(InputEnd::Eof(tail)) => {
+                self.tail = Some(tail);
+                self.fed();
             }
+            Event::Input(InputEnd::Unread) => self.fed(),
+            Event::Input(InputEnd::Failed) => {}
+            Event::Failed(how) => self.failed = Some(how),
             Event::Input(InputEnd::Unreadable(errno)) => {
                 self.screen
                     .note(format_args!("cannot read stdin: {errno}; the command is killed for it, or not started"));
@@ -244,6 +252,18 @@ impl<'a> Attendant<'a> {
             }
         }
         None
+    }
+
+    /// All of the input is in the log, or nobody wants more of it.
+    fn fed(&mut self) {
+        self.progress.input_ended();
+        self.stance.feeds = false;
+        // From here on the death of one who came later costs nothing.
+        if self.stance.role == Role::Again
+            && let Err(error) = self.detach()
+        {
+            self.screen.detail(format_args!("the job cannot be left alone: {error}"));
+        }
     }
 
     fn output(&mut self, chan: Chan) -> &mut Output {
@@ -362,7 +382,7 @@ impl<'a> Attendant<'a> {
         let outcome = self.exit.clone().or(self.done.clone()).unwrap_or(Outcome::Unknown);
         let delivered = |output: &Output| output.delivered.clone().unwrap_or(Delivered::Stopped { at: 0 });
         let outputs = self.outputs.each_ref().map(|output| (output.chan, delivered(output)));
-        let (ending, known) = Ending::delivered(outcome, &outputs);
+        let (ending, known) = Ending::delivered(outcome.clone(), &outputs);
         let lost = outputs.iter().any(|(_, delivered)| matches!(delivered, Delivered::Broken { .. }));
         match self.stance.role {
             Role::Along => {}
@@ -374,7 +394,7 @@ impl<'a> Attendant<'a> {
                 let _ = submit::reattach(&*self.job.fs, self.job.msgid());
             }
         }
-        ending
+        self.blame(outcome, ending)
     }
 
     /// Puts down that the job was taken. Lost, or with no room for it, the loop

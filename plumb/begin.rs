@@ -7,6 +7,7 @@
 use crate::args::Request;
 use crate::bell::{Bell, Event, Events, Over};
 use crate::ending::{Ending, Reason};
+use crate::producer::Producer;
 use crate::screen::Screen;
 use crate::why::{Why, is_daemon_alive};
 use crate::{input, signals};
@@ -36,6 +37,10 @@ pub struct Job {
     pub root: PathBuf,
     /// The job's secret and id.
     pub keys: JobKeys,
+    /// Our input is compressed.
+    pub compress: bool,
+    /// What makes our input, if that is not our stdin.
+    pub producer: Option<Arc<Producer>>,
     /// Declared when nothing more will come.
     pub over: Over,
     /// Declared when the command reads no more of our input.
@@ -77,6 +82,8 @@ pub struct Ready {
     ours: Username,
     theirs: Username,
     settings: Settings,
+    /// Whatever is asked of this peer is compressed.
+    compress: bool,
 }
 
 /// Looks up identity, settings and the peer.
@@ -92,7 +99,8 @@ pub fn ready(host: &str) -> Result<Ready, Ending> {
     let peer = home.peer(&name).map_err(home_failed)?;
     let hint = "hint: peers are listed by: netplumb peer list";
     let peer = peer.ok_or_else(|| nobody(format!("no peer {host} is known here\n  {hint}")))?;
-    Ok(Ready { fs, root: home.spool, spool_key, ours, theirs: peer.username, settings })
+    let compress = peer.policy.compress;
+    Ok(Ready { fs, root: home.spool, spool_key, ours, theirs: peer.username, settings, compress })
 }
 
 pub(crate) fn home_failed(error: spool::home::Error) -> Ending {
@@ -113,20 +121,25 @@ pub fn queue(
     bell: &Bell,
     events: &Events,
 ) -> Result<(Job, Submitted), Ending> {
+    let compress = request.compress || ready.compress;
     let start = Start {
         argv: request.words.clone(),
         user: request.user.clone(),
         env: request.env.iter().cloned().collect(),
         batch: request.batch,
         repeat: request.repeat,
+        compress,
     };
     let mut room = Room { ready: &ready, host: &request.host, screen, events, told: None };
     let (submitted, prepared) =
         room.patiently(|fs| submit::prepare(fs, &ready.spool_key, &ready.ours, &ready.theirs, &start))?;
     let over = || Over::new().map_err(|error| Ending::failed(Reason::Disk, error));
     let (fs, root, keys) = (ready.fs.clone(), ready.root.clone(), submitted.keys.clone());
-    let job = Job { fs, root, keys, over: over()?, unread: over()? };
-    let nothing = request.no_input || (request.detach && is_terminal(screen));
+    let producer = request.from.as_deref().map(Producer::start).transpose();
+    let no_producer = |error| Ending::failed(Reason::NotStarted, format_args!("cannot start the producer: {error}"));
+    let producer = producer.map_err(no_producer)?.map(Arc::new);
+    let job = Job { fs, root, keys, compress, producer, over: over()?, unread: over()? };
+    let nothing = request.no_input || (request.detach && job.producer.is_none() && is_terminal(screen));
     input::start(&job, bell, nothing).map_err(|error| Ending::failed(Reason::Disk, error))?;
     if !is_daemon_alive(&*job.fs) {
         screen.note(Why::because("no_daemon").text(&request.host, 0));

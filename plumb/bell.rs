@@ -19,6 +19,8 @@ pub enum Event {
     Signal(i32),
     /// Our input will give no more.
     Input(InputEnd),
+    /// Whoever makes our input failed: in these words. The input's end follows.
+    Failed(String),
     /// Nobody reads this channel any more, for this reason.
     Unread(Chan, Delivered),
     /// All of this channel that will ever come has been dealt with.

@@ -147,6 +147,10 @@ impl Ending {
                 let what = format!("it wrote more than the peer's quota of {most} bytes, so it was killed");
                 (Reason::OutputIncomplete, what)
             }
+            Outcome::OutputIncomplete(at) => {
+                let what = format!("outcome unknown: after {at} bytes its output was damaged on the peer's disk");
+                (Reason::OutputIncomplete, what)
+            }
             Outcome::Unknown => {
                 (Reason::OutcomeUnknown, "outcome unknown: it was sent, what became of it is not known".into())
             }
@@ -258,6 +262,7 @@ mod tests {
             (Outcome::Interrupted, "origin=transport status=76 reason=interrupted"),
             (Outcome::InputIncomplete(3), "origin=transport status=74 reason=input-incomplete"),
             (Outcome::OutputTooLarge(3), "origin=transport status=76 reason=output-incomplete"),
+            (Outcome::OutputIncomplete(3), "origin=transport status=76 reason=output-incomplete"),
             (Outcome::Unknown, "origin=transport status=76 reason=outcome-unknown"),
         ];
         for (outcome, line) in others {

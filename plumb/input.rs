@@ -2,21 +2,24 @@
 //!
 //! Reading stops while a window's worth is not yet safe at the peer, so a slow
 //! peer slows whoever feeds us. Only a real end of file becomes END{eof}: input
-//! that cannot be read is END{aborted}, and the peer kills the command rather
-//! than let it take that for the end (doc/PROTOCOL.md#streams).
+//! that cannot be read, or whose producer failed, is END{aborted}, and the peer
+//! kills the command rather than let it take that for the end
+//! (doc/PROTOCOL.md#streams).
 
 use crate::begin::Job;
 use crate::bell::{Bell, Event, LastWord, Over};
+use crate::producer::{Next, Producer};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use spool::fs::Error;
-use spool::log::{WINDOW, Writer};
+use spool::log::{Tail, WINDOW, Writer};
 use spool::name::Chan;
-use spool::segment::EndKind;
+use spool::segment::{EndKind, RECORD};
 use spool::wait::Watch;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What is read in one go, in bytes.
 const CHUNK: usize = 256 << 10;
@@ -25,11 +28,20 @@ pub const PIPE: usize = 1 << 20;
 /// How long a lost wake-up, or a full disk, can keep us.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Small pieces of a stream that is compressed are left to gather for so long:
+/// each piece by itself compresses badly.
+const REST: Duration = Duration::from_millis(1);
+/// So many reads of at least this size, each within `REST` of the one before, are a stream.
+const STREAK: u32 = 8;
+const STREAM_MIN: usize = 4 << 10;
+
 /// How our input ended.
 #[derive(Debug)]
 pub enum InputEnd {
-    /// Its end of file is in the log, durably.
-    Eof,
+    /// Its end of file is in the log, durably: here.
+    Eof(Tail),
+    /// Its producer failed, which has been told; the log says that it broke off.
+    Failed,
     /// It could not be read; the log says that it broke off.
     Unreadable(Errno),
     /// The command reads no more of it; whoever writes to us is told by a broken pipe.
@@ -38,43 +50,127 @@ pub enum InputEnd {
     Disk(Error),
 }
 
-/// Begins to read stdin, on a thread of its own; with `nothing`, it is at its end at once.
+/// Begins to read our input, on a thread of its own; with `nothing`, it is at its end at once.
 pub fn start(job: &Job, bell: &Bell, nothing: bool) -> io::Result<()> {
     let (job, bell) = (job.clone(), bell.clone());
     let thread = std::thread::Builder::new().name("stdin".into());
     thread.spawn(move || {
-        let source = (!nothing).then(rustix::stdio::stdin);
+        let source = match &job.producer {
+            Some(producer) => Source::Producer(producer.clone()),
+            None if nothing => Source::Nothing,
+            None => Source::Stdin,
+        };
         let died = Error::io("seal", "stdin", io::Error::other("the thread that reads it died"));
         let last = LastWord::new(&bell, Event::Input(InputEnd::Disk(died)));
-        let end = carry(&job, source).unwrap_or_else(InputEnd::Disk);
+        let end = carry(&job, &bell, &source).unwrap_or_else(InputEnd::Disk);
         last.say(Event::Input(end));
     })?;
     Ok(())
 }
 
-fn carry(job: &Job, source: Option<BorrowedFd>) -> Result<InputEnd, Error> {
+fn carry(job: &Job, bell: &Bell, source: &Source) -> Result<InputEnd, Error> {
     let (dir, stream) = job.outgoing(Chan::STDIN);
-    let writer = patiently(|| Writer::open(job.spool(), &dir, job.keys.clone(), stream))?;
+    let writer = patiently(|| Writer::open(job.spool(), &dir, job.keys.clone(), stream))?.zipped(job.compress);
     let mut input = Input { writer, watch: Watch::for_a_while() };
-    let Some(source) = source else {
-        return input.end(EndKind::Eof).map(|()| InputEnd::Eof);
+    let Some(pipe) = source.pipe() else {
+        return input.end(EndKind::Eof).map(|()| InputEnd::Eof(input.writer.tail()));
     };
     // Only pipes have a size; a smaller one costs time, no more.
-    let _ = rustix::pipe::fcntl_setpipe_size(source, PIPE);
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
     input.watch.add(&job.root.join(&dir));
     let mut buffer = vec![0; CHUNK];
+    let mut pace = Pace { streak: 0, read_at: Instant::now() };
     loop {
         input.wait_for_window(&job.unread)?;
-        if job.unread.comes_before(source) {
-            leave(source);
-            return input.end(EndKind::ReaderGone).map(|()| InputEnd::Unread);
+        let next = match source.wait(&job.unread) {
+            Next::Read => match rustix::io::read(pipe, &mut buffer) {
+                Ok(0) => match source.finish(&job.unread) {
+                    Next::Read => return input.end(EndKind::Eof).map(|()| InputEnd::Eof(input.writer.tail())),
+                    next => next,
+                },
+                Ok(count) => {
+                    input.seal(&buffer[..count])?;
+                    if job.compress {
+                        pace.read(count);
+                    }
+                    continue;
+                }
+                Err(Errno::INTR | Errno::AGAIN) => continue,
+                Err(errno) => return input.end(EndKind::Aborted).map(|()| InputEnd::Unreadable(errno)),
+            },
+            next => next,
+        };
+        if let Next::Failed(how) = next {
+            // Told first: the peer may be faster with what comes of it.
+            bell.ring(Event::Failed(format!("the producer {how} after {} bytes", input.writer.plain())));
+            return input.end(EndKind::Aborted).map(|()| InputEnd::Failed);
         }
-        match rustix::io::read(source, &mut buffer) {
-            Ok(0) => return input.end(EndKind::Eof).map(|()| InputEnd::Eof),
-            Ok(count) => input.seal(&buffer[..count])?,
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(errno) => return input.end(EndKind::Aborted).map(|()| InputEnd::Unreadable(errno)),
+        source.leave();
+        return input.end(EndKind::ReaderGone).map(|()| InputEnd::Unread);
+    }
+}
+
+/// Where our input comes from.
+enum Source {
+    /// It is at its end at once.
+    Nothing,
+    /// Our stdin.
+    Stdin,
+    /// A command of this machine.
+    Producer(Arc<Producer>),
+}
+
+impl Source {
+    fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Source::Nothing => None,
+            Source::Stdin => Some(rustix::stdio::stdin()),
+            Source::Producer(producer) => Some(producer.pipe()),
         }
+    }
+
+    /// Waits until there is something to read.
+    fn wait(&self, unread: &Over) -> Next {
+        match self {
+            Source::Producer(producer) => producer.wait(unread),
+            Source::Stdin if unread.comes_before(rustix::stdio::stdin()) => Next::Unwanted,
+            Source::Stdin | Source::Nothing => Next::Read,
+        }
+    }
+
+    /// The pipe is at its end: is that the end of the input?
+    fn finish(&self, unread: &Over) -> Next {
+        match self {
+            Source::Producer(producer) => producer.finish(unread),
+            Source::Stdin | Source::Nothing => Next::Read,
+        }
+    }
+
+    /// Nobody reads it any more: whoever makes it is to feel that.
+    fn leave(&self) {
+        match self {
+            Source::Producer(producer) => producer.end(),
+            Source::Stdin => leave(rustix::stdio::stdin()),
+            Source::Nothing => {}
+        }
+    }
+}
+
+/// How fast our input comes.
+struct Pace {
+    streak: u32,
+    read_at: Instant,
+}
+
+impl Pace {
+    /// So much was read; in a stream, waits until more is there.
+    fn read(&mut self, count: usize) {
+        let streams = count >= STREAM_MIN && self.read_at.elapsed() < REST;
+        self.streak = if streams { self.streak.saturating_add(1) } else { 0 };
+        if self.streak >= STREAK && count < RECORD {
+            std::thread::sleep(REST.saturating_sub(self.read_at.elapsed()));
+        }
+        self.read_at = Instant::now();
     }
 }
 

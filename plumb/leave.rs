@@ -37,7 +37,8 @@ impl Attendant<'_> {
     /// May this signal, twice, leave the job to itself? Not while we read its
     /// input from a pipe: what comes there after us would be lost.
     pub(super) fn may_leave(&self, signal: i32) -> bool {
-        signal == signals::INTERRUPT && (!self.stance.feeds || std::io::stdin().is_terminal())
+        let typed = || self.job.producer.is_none() && std::io::stdin().is_terminal();
+        signal == signals::INTERRUPT && (!self.stance.feeds || typed())
     }
 
     /// Leaves the job to itself; it needs us no more.
@@ -53,7 +54,7 @@ impl Attendant<'_> {
         // One that ended before it had all of its input is told of at once.
         let ran = |outcome: &&Outcome| matches!(outcome, Outcome::Exited(_) | Outcome::Signal(_));
         if let Some(outcome) = self.done.as_ref().or(self.exit.as_ref().filter(|outcome| !ran(outcome))) {
-            return Some(Ending::of(outcome.clone()));
+            return Some(self.blame(outcome.clone(), Ending::of(outcome.clone())));
         }
         let waits = self.stance.now && !self.receipt;
         let ended = !self.stance.feeds || self.exit.is_some();

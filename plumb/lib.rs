@@ -21,6 +21,7 @@ mod ending;
 mod help;
 mod input;
 mod output;
+mod producer;
 mod progress;
 mod screen;
 mod signals;
@@ -78,6 +79,11 @@ fn attempt(request: &Request, screen: &Arc<Screen>) -> Result<Ending, Ending> {
     }
     let stance = Stance { role, feeds: true, now: request.now };
     let ending = attend::attend(&job, &request.host, stance, screen, &events);
+    if let Some(producer) = &job.producer {
+        // However it ends from here on, that changes nothing any more.
+        job.unread.declare();
+        producer.end();
+    }
     std::mem::forget(lock);
     if ending == Ending::left().for_job(job.msgid()) && print(&format!("{}\n", job.msgid())) != ExitCode::SUCCESS {
         screen.say(format_args!("job {}: cannot write its id to stdout", job.msgid()));

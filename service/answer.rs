@@ -96,8 +96,8 @@ pub enum Write {
     Bury,
     /// Leaves the hint `out/<chan>/got`.
     Got(Chan, u64),
-    /// Touches `jobs/<msgid>`.
-    Touch,
+    /// Leaves the hint `out/<chan>/tip`.
+    Tip(Chan, u64),
 }
 
 /// Answers a request.
@@ -109,7 +109,7 @@ pub fn answer(seen: &Seen, ask: &Ask) -> Answer {
         Ask::Ack => ack(seen),
         Ask::Sta => sta(seen),
         Ask::Cxl => cxl(seen),
-        Ask::Tip(..) => about_job(seen, Write::Touch),
+        Ask::Tip(chan, offset) => about_job(seen, Write::Tip(*chan, *offset)),
         Ask::Got(chan, offset) => about_job(seen, Write::Got(*chan, *offset)),
         Ask::Hlo => word(Word::Ok),
     }

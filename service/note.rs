@@ -74,7 +74,13 @@ pub fn note(fs: &dyn Fs, whose: For, write: &Write) -> Result<(), Unnoted> {
             marked(fs, &Place::Jobs.dir(msgid), Mark::Cancel)?;
             Place::Jobs
         }
-        Write::Touch => Place::Jobs,
+        Write::Tip(chan, offset) => {
+            let dir = log_out(msgid, *chan);
+            if log_end(fs, &dir, *chan)?.is_some() {
+                hint(fs, &format!("{dir}/tip"), *offset)?;
+            }
+            Place::Jobs
+        }
     };
     touch(fs, place, msgid);
     Ok(())

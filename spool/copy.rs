@@ -130,7 +130,6 @@ impl Copy {
     }
 
     fn take(&mut self, bytes: &[u8]) -> std::result::Result<(usize, usize), CopyError> {
-        self.scratch.clear();
         if self.current.as_ref().is_some_and(|found| found.header.n == self.n) {
             let found = self.current.as_mut().expect("just looked");
             let (used, end) = open_all(&mut found.records, bytes, &mut self.scratch)?;
@@ -138,10 +137,10 @@ impl Copy {
             if used.valid > 0 {
                 append_all(&mut *found.file, &bytes[..used.valid])?;
                 found.valid += used.valid as u64;
-                found.plain += self.scratch.len() as u64;
+                found.plain += used.plain as u64;
                 found.end = end;
             }
-            return used.result(self.scratch.len());
+            return used.result();
         }
         if bytes.len() < HEADER {
             return Ok((0, 0));
@@ -154,7 +153,7 @@ impl Copy {
         let (used, end) = open_all(&mut records, &bytes[HEADER..], &mut self.scratch)?;
         bounded((HEADER + used.valid) as u64)?;
         if used.valid == 0 {
-            used.result(0)?;
+            used.result()?;
             return Ok((0, 0));
         }
         // The header is verified by its first record. That the segment before
@@ -181,9 +180,9 @@ impl Copy {
         if let Some(before) = &self.current {
             self.closed.push_back((before.header.n, header.base));
         }
-        let (valid, plain) = ((HEADER + used.valid) as u64, self.scratch.len() as u64);
+        let (valid, plain) = ((HEADER + used.valid) as u64, used.plain as u64);
         self.current = Some(Found { header, records, file, valid, plain, end });
-        used.result(self.scratch.len()).map(|(size, fresh)| (HEADER + size, fresh))
+        used.result().map(|(size, fresh)| (HEADER + size, fresh))
     }
 
     /// The number of the present segment, if there is one.
@@ -212,15 +211,17 @@ fn bounded(size: u64) -> std::result::Result<(), BadSegment> {
 /// How far a run of records was good.
 struct Used {
     valid: usize,
+    /// The plaintext bytes in them: what they say, for nothing is decompressed here.
+    plain: usize,
     bad: Option<BadSegment>,
 }
 
 impl Used {
-    fn result(self, fresh: usize) -> std::result::Result<(usize, usize), CopyError> {
+    fn result(self) -> std::result::Result<(usize, usize), CopyError> {
         match self.bad {
             Some(bad) if self.valid == 0 => Err(bad.into()),
             // What is good is kept; the rest fails when it is pulled again.
-            _ => Ok((self.valid, fresh)),
+            _ => Ok((self.valid, self.plain)),
         }
     }
 }
@@ -228,13 +229,17 @@ impl Used {
 fn open_all(
     records: &mut Records,
     bytes: &[u8],
-    plain: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
 ) -> std::result::Result<(Used, Option<End>), CopyError> {
-    let mut used = Used { valid: 0, bad: None };
+    let mut used = Used { valid: 0, plain: 0, bad: None };
     loop {
-        match records.open(&bytes[used.valid..], plain) {
+        scratch.clear();
+        match records.open(&bytes[used.valid..], scratch) {
             Ok(None) => return Ok((used, None)),
-            Ok(Some((size, Record::Data(_)))) => used.valid += size,
+            Ok(Some((size, Record::Data(count)))) => {
+                used.valid += size;
+                used.plain += count;
+            }
             Ok(Some((size, Record::End(end)))) => {
                 used.valid += size;
                 return Ok((used, Some(end)));

@@ -23,9 +23,9 @@ fn copy() -> (tempfile::TempDir, Arc<dyn Fs>, Copy) {
 
 /// A segment of so many records of this size.
 fn segment(n: u64, base: u64, plain: u64, [count, size]: [usize; 2]) -> Vec<u8> {
-    let header = Header { msgid: keys().msgid, stream: STREAM, n, base, plain, salt: [n as u8; 32] };
+    let header = Header { msgid: keys().msgid, stream: STREAM, zipped: false, n, base, plain, salt: [n as u8; 32] };
     let (mut records, mut sealed) = (Records::new(&keys(), &header), header.bytes().to_vec());
-    (0..count).for_each(|_| records.seal(&vec![7; size], &mut sealed));
+    let _ = (0..count).map(|_| records.seal(&vec![7; size], &mut sealed)).sum::<usize>();
     sealed
 }
 
@@ -79,7 +79,8 @@ fn a_number_that_no_file_should_have_is_harmless() {
     disk.hint(crate::clock::CLOCK, format!("{largest}\n").as_bytes()).unwrap();
     crate::clock::tick(&*disk, 60).unwrap();
     assert_eq!(crate::clock::uptime(&*disk).unwrap(), largest);
-    let header = Header { msgid: keys().msgid, stream: STREAM, n: 0, base: largest, plain: 0, salt: [0; 32] };
+    let header =
+        Header { msgid: keys().msgid, stream: STREAM, zipped: false, n: 0, base: largest, plain: 0, salt: [0; 32] };
     let mut sealed = header.bytes().to_vec();
     let end = End { kind: crate::segment::EndKind::Eof, length: 0 };
     Records::new(&keys(), &header).seal_end(end, &mut sealed);

@@ -249,6 +249,8 @@ pub struct Policy {
     pub address: Vec<String>,
     /// May it run any command through the shell, as us?
     pub shell: bool,
+    /// Are the channels of jobs that we ask it for compressed?
+    pub compress: bool,
     /// Quotas.
     pub quota: Quota,
 }

@@ -15,7 +15,7 @@
 
 pub use crate::copy::{Copy, CopyError};
 pub use crate::reader::{Item, Reader};
-pub use crate::writer::{Writer, sync_all};
+pub use crate::writer::{Tail, Writer, sync_all};
 
 use crate::fs::{Fs, LogFile, Result};
 use crate::name::decimal;
@@ -103,7 +103,7 @@ pub(crate) struct Found {
 
 /// Opens segment `n` and checks every record; `None` if its header is not of
 /// this place, or has no record behind it that proves it.
-fn find(fs: &dyn Fs, dir: &str, keys: &JobKeys, stream: Stream, n: u64) -> Result<Option<Found>> {
+pub(crate) fn find(fs: &dyn Fs, dir: &str, keys: &JobKeys, stream: Stream, n: u64) -> Result<Option<Found>> {
     let file = fs.open_log(&format!("{dir}/{n}"))?;
     let mut buffer = vec![0; CHUNK + RECORD + OVERHEAD];
     let mut filled = file.read_at(&mut buffer, 0)?;
@@ -120,8 +120,10 @@ fn find(fs: &dyn Fs, dir: &str, keys: &JobKeys, stream: Stream, n: u64) -> Resul
             Ok(Some((size, record))) => {
                 at += size;
                 found.valid += size as u64;
-                found.plain += plain.len() as u64;
-                found.end = if let Record::End(end) = record { Some(end) } else { None };
+                match record {
+                    Record::Data(count) => found.plain += count as u64,
+                    Record::End(end) => found.end = Some(end),
+                }
             }
             Ok(None) => {
                 filled = found.file.read_at(&mut buffer, found.valid)?;

@@ -125,6 +125,15 @@ impl Dice {
         let words = (0..count.div_ceil(8)).flat_map(|_| self.below(u64::MAX).to_be_bytes());
         words.take(count).collect()
     }
+
+    /// Bytes that compress, in part.
+    fn text(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = self.bytes(count);
+        bytes.iter_mut().step_by(3).for_each(|byte| *byte = b'a');
+        let half = count / 2;
+        bytes[..half].iter_mut().for_each(|byte| *byte &= 7);
+        bytes
+    }
 }
 
 /// One log in two directories, with what happened to it.
@@ -133,11 +142,18 @@ struct Rig {
     fs: Arc<dyn Fs>,
     room: Arc<AtomicI64>,
     keys: JobKeys,
+    /// Its writers compress.
+    zipped: bool,
     written: Vec<u8>,
     read: Vec<u8>,
 }
 
 impl Rig {
+    /// Both kinds, one after the other.
+    fn both() -> [Rig; 2] {
+        [false, true].map(|zipped| Rig { zipped, ..Rig::new() })
+    }
+
     fn new() -> Rig {
         let root = tempfile::tempdir().unwrap();
         let room = Arc::new(AtomicI64::new(i64::MAX / 2));
@@ -146,11 +162,11 @@ impl Rig {
         fs.make_dir(IN).unwrap();
         let (sender, recipient) = (Username::of_ca(b"a"), Username::of_ca(b"b"));
         let keys = JobKeys { secret: crate::crypto::Key([5; 32]), sender, recipient, msgid: MsgId([6; 20]) };
-        Rig { root, fs, room, keys, written: Vec::new(), read: Vec::new() }
+        Rig { root, fs, room, keys, zipped: false, written: Vec::new(), read: Vec::new() }
     }
 
     fn writer(&self) -> Writer {
-        Writer::open(self.fs.clone(), OUT, self.keys.clone(), STREAM).unwrap()
+        Writer::open(self.fs.clone(), OUT, self.keys.clone(), STREAM).unwrap().zipped(self.zipped)
     }
 
     fn copy(&self) -> Copy {
@@ -225,26 +241,27 @@ impl Rig {
 
 #[test]
 fn several_segments_arrive_whole_in_pieces_of_any_size() {
-    let mut rig = Rig::new();
-    let mut dice = Dice(11);
-    let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
-    let bytes = dice.bytes(2 * SEGMENT as usize + 12345);
-    for piece in bytes.chunks(300_000) {
-        rig.write(&mut writer, piece);
-        while rig.pull(&mut copy, 1 + dice.below(200_000) as usize).unwrap() {}
-        assert_eq!(copy.offset(), writer.offset());
-        assert_eq!(rig.take(&mut reader), None);
+    for mut rig in Rig::both() {
+        let mut dice = Dice(11);
+        let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
+        let bytes = dice.bytes(2 * SEGMENT as usize + 12345);
+        for piece in bytes.chunks(300_000) {
+            rig.write(&mut writer, piece);
+            while rig.pull(&mut copy, 1 + dice.below(200_000) as usize).unwrap() {}
+            assert_eq!(copy.offset(), writer.offset());
+            assert_eq!(rig.take(&mut reader), None);
+        }
+        writer.end(EndKind::Eof).unwrap();
+        rig.pull_all(&mut copy);
+        let end = End { kind: EndKind::Eof, length: bytes.len() as u64 };
+        assert_eq!((copy.end(), rig.take(&mut reader)), (Some(end), Some(end)));
+        assert!(rig.read == bytes);
+        for n in segments(&*rig.fs, OUT).unwrap() {
+            assert!(std::fs::read(rig.path(OUT, n)).unwrap() == std::fs::read(rig.path(IN, n)).unwrap(), "segment {n}");
+        }
+        assert_eq!(ended_at(&*rig.fs, OUT).unwrap(), Some(writer.offset()));
+        assert_eq!(ended_at(&*rig.fs, IN).unwrap(), Some(copy.offset()));
     }
-    writer.end(EndKind::Eof).unwrap();
-    rig.pull_all(&mut copy);
-    let end = End { kind: EndKind::Eof, length: bytes.len() as u64 };
-    assert_eq!((copy.end(), rig.take(&mut reader)), (Some(end), Some(end)));
-    assert!(rig.read == bytes);
-    for n in segments(&*rig.fs, OUT).unwrap() {
-        assert!(std::fs::read(rig.path(OUT, n)).unwrap() == std::fs::read(rig.path(IN, n)).unwrap(), "segment {n}");
-    }
-    assert_eq!(ended_at(&*rig.fs, OUT).unwrap(), Some(writer.offset()));
-    assert_eq!(ended_at(&*rig.fs, IN).unwrap(), Some(copy.offset()));
 }
 
 #[test]
@@ -252,14 +269,14 @@ fn each_of_the_three_may_start_anew_at_any_point() {
     let seeds = std::env::var("SEED").map_or(0..25, |seed| seed.parse().map(|seed: u64| seed..seed + 1).unwrap());
     for seed in seeds {
         println!("SEED={seed}");
-        let (mut rig, mut dice) = (Rig::new(), Dice(seed));
+        let (mut rig, mut dice) = (Rig { zipped: seed % 2 == 1, ..Rig::new() }, Dice(seed));
         let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
         let mut now = Duration::ZERO;
         for _ in 0..60 {
             match dice.below(12) {
                 0..=2 => {
                     let size = (1 << dice.below(21)) + dice.below(99) as usize;
-                    let bytes = dice.bytes(size);
+                    let bytes = if dice.below(2) == 0 { dice.bytes(size) } else { dice.text(size) };
                     rig.write(&mut writer, &bytes);
                 }
                 3..=5 => drop(rig.pull_on(&mut copy, 1 + dice.below(1 << 20) as usize)),
@@ -308,22 +325,23 @@ fn each_of_the_three_may_start_anew_at_any_point() {
 
 #[test]
 fn a_writer_cuts_back_half_a_record_and_goes_on_in_a_new_segment() {
-    let mut rig = Rig::new();
-    let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
-    rig.write(&mut writer, b"whole");
-    writer.append(b"this was being written").unwrap();
-    let path = rig.last(OUT);
-    let file = std::fs::File::options().write(true).open(&path).unwrap();
-    file.set_len(file.metadata().unwrap().len() - 3).unwrap();
-    // Somebody pulls it before the writer is back.
-    rig.pull_all(&mut copy);
-    let mut writer = rig.writer();
-    rig.write(&mut writer, b", and what follows");
-    writer.end(EndKind::Eof).unwrap();
-    rig.pull_all(&mut copy);
-    assert!(rig.take(&mut reader).is_some());
-    assert_eq!(rig.read, b"whole, and what follows");
-    assert_eq!(segments(&*rig.fs, OUT).unwrap(), [0, 1]);
+    for mut rig in Rig::both() {
+        let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
+        rig.write(&mut writer, b"whole");
+        writer.append(b"this was being written").unwrap();
+        let path = rig.last(OUT);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(file.metadata().unwrap().len() - 3).unwrap();
+        // Somebody pulls it before the writer is back.
+        rig.pull_all(&mut copy);
+        let mut writer = rig.writer();
+        rig.write(&mut writer, b", and what follows");
+        writer.end(EndKind::Eof).unwrap();
+        rig.pull_all(&mut copy);
+        assert!(rig.take(&mut reader).is_some());
+        assert_eq!(rig.read, b"whole, and what follows");
+        assert_eq!(segments(&*rig.fs, OUT).unwrap(), [0, 1]);
+    }
 }
 
 #[test]
@@ -350,26 +368,27 @@ fn a_writer_that_is_killed_again_and_again_is_followed() {
 
 #[test]
 fn a_reader_goes_on_where_the_last_one_was_done() {
-    let mut rig = Rig::new();
-    let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
-    for piece in [b"first ".as_slice(), b"second "] {
-        rig.write(&mut writer, piece);
+    for mut rig in Rig::both() {
+        let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
+        for piece in [b"first ".as_slice(), b"second "] {
+            rig.write(&mut writer, piece);
+            rig.pull_all(&mut copy);
+            rig.take(&mut reader);
+        }
+        reader.took(Duration::ZERO, true).unwrap();
+        rig.write(&mut writer, b"third");
+        writer.end(EndKind::Eof).unwrap();
         rig.pull_all(&mut copy);
-        rig.take(&mut reader);
-    }
-    reader.took(Duration::ZERO, true).unwrap();
-    rig.write(&mut writer, b"third");
-    writer.end(EndKind::Eof).unwrap();
-    rig.pull_all(&mut copy);
-    let mut reader = rig.reader();
-    assert!(rig.take(&mut reader).is_some());
-    assert_eq!(rig.read, b"first second third");
-    assert_eq!(reader.plain(), 18);
+        let mut reader = rig.reader();
+        assert!(rig.take(&mut reader).is_some());
+        assert_eq!(rig.read, b"first second third");
+        assert_eq!(reader.plain(), 18);
 
-    // Nothing is given twice because of a place where no record ends.
-    hint(&*rig.fs, "in/read", hinted(&*rig.fs, "in/read").unwrap() - 1).unwrap();
-    let mut reader = rig.reader();
-    assert!(std::iter::from_fn(|| Some(reader.advance())).take(3).any(|item| item.is_err()));
+        // Nothing is given twice because of a place where no record ends.
+        hint(&*rig.fs, "in/read", hinted(&*rig.fs, "in/read").unwrap() - 1).unwrap();
+        let mut reader = rig.reader();
+        assert!(std::iter::from_fn(|| Some(reader.advance())).take(3).any(|item| item.is_err()));
+    }
 }
 
 #[test]
@@ -393,10 +412,11 @@ fn reader_offset(rig: &Rig) -> u64 {
 
 #[test]
 fn a_full_disk_costs_time_and_no_byte() {
-    for first in (0..130).step_by(3).chain((0..20).map(|n| n * 7017)) {
-        let (mut rig, mut dice) = (Rig::new(), Dice(first));
+    let firsts = (0..130).step_by(3).chain((0..20).map(|n| n * 7017));
+    for (first, zipped) in firsts.flat_map(|first| [(first, false), (first, true)]) {
+        let (mut rig, mut dice) = (Rig { zipped, ..Rig::new() }, Dice(first));
         let mut writer = rig.writer();
-        let bytes = dice.bytes(150_000);
+        let bytes = if first % 2 == 0 { dice.bytes(150_000) } else { dice.text(150_000) };
         rig.write(&mut writer, &bytes[..10]);
         let (mut copy, mut reader) = (rig.copy(), rig.reader());
         rig.room.store(first as i64, Ordering::SeqCst);
@@ -474,20 +494,21 @@ fn a_segment_with_a_lower_base_is_broken_and_one_with_a_higher_is_asked_again() 
 
 #[test]
 fn altered_bytes_are_dropped_and_pulled_again() {
-    let mut rig = Rig::new();
-    let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
-    let bytes = Dice(3).bytes(200_000);
-    rig.write(&mut writer, &bytes);
-    writer.end(EndKind::Eof).unwrap();
-    let mut altered = std::fs::read(rig.last(OUT)).unwrap();
-    altered[100_000] ^= 1;
-    // What is good before the altered record is kept.
-    copy.feed(&altered).unwrap();
-    assert!(matches!(copy.feed(b"more"), Err(CopyError::Bad(_))));
-    let mut copy = rig.copy();
-    rig.pull_all(&mut copy);
-    assert!(rig.take(&mut reader).is_some());
-    assert!(rig.read == bytes);
+    for mut rig in Rig::both() {
+        let (mut writer, mut copy, mut reader) = (rig.writer(), rig.copy(), rig.reader());
+        let bytes = Dice(3).bytes(200_000);
+        rig.write(&mut writer, &bytes);
+        writer.end(EndKind::Eof).unwrap();
+        let mut altered = std::fs::read(rig.last(OUT)).unwrap();
+        altered[100_000] ^= 1;
+        // What is good before the altered record is kept.
+        copy.feed(&altered).unwrap();
+        assert!(matches!(copy.feed(b"more"), Err(CopyError::Bad(_))));
+        let mut copy = rig.copy();
+        rig.pull_all(&mut copy);
+        assert!(rig.take(&mut reader).is_some());
+        assert!(rig.read == bytes);
+    }
 }
 
 /// A size that was altered on the way to a larger one made the copy wait for

@@ -22,6 +22,8 @@ pub enum Outcome {
     InputIncomplete(u64),
     /// It wrote more than so many bytes, and was killed; what it had written is cut off there.
     OutputTooLarge(u64),
+    /// An output was damaged behind this plaintext offset, and the command was ended.
+    OutputIncomplete(u64),
     /// It was sent; what became of it is not known.
     Unknown,
 }
@@ -37,6 +39,7 @@ impl fmt::Display for Outcome {
             Outcome::Interrupted => f.write_str("interrupted"),
             Outcome::InputIncomplete(at) => write!(f, "input incomplete at {at}"),
             Outcome::OutputTooLarge(most) => write!(f, "output larger than {most}"),
+            Outcome::OutputIncomplete(at) => write!(f, "output incomplete at {at}"),
             Outcome::Unknown => f.write_str("unknown"),
         }
     }
@@ -61,6 +64,9 @@ impl FromStr for Outcome {
         if let Some(Ok(most)) = text.strip_prefix("output larger than ").map(str::parse) {
             return Ok(Outcome::OutputTooLarge(most));
         }
+        if let Some(Ok(at)) = text.strip_prefix("output incomplete at ").map(str::parse) {
+            return Ok(Outcome::OutputIncomplete(at));
+        }
         let words = [Outcome::NotStarted, Outcome::Cancelled, Outcome::Interrupted, Outcome::Unknown];
         words.into_iter().find(|outcome| outcome.to_string() == text).ok_or("not an outcome")
     }
@@ -81,6 +87,7 @@ mod tests {
             Outcome::Interrupted,
             Outcome::InputIncomplete(4096),
             Outcome::OutputTooLarge(1 << 30),
+            Outcome::OutputIncomplete(4097),
             Outcome::Unknown,
         ];
         for outcome in all {

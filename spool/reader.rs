@@ -194,7 +194,7 @@ impl Reader {
         self.data.clear();
         let mut used = 0;
         while used < filled && self.data.len() < CHUNK && self.end.is_none() {
-            let opened = records.open(&self.buffer[used..filled], &mut self.data);
+            let opened = records.read(&self.buffer[used..filled], &mut self.data);
             let opened = opened.map_err(|bad| Error::damaged(&format!("{}/{}", self.dir, self.n), bad.0))?;
             let Some((size, record)) = opened else { break };
             used += size;

@@ -1,10 +1,11 @@
 //! One sealed file of a channel's log: a header, then records.
 //!
 //! ```text
-//! header   "plumbseg", version 1, algorithm 1 (AES-256-GCM), msgid 20, producer 1|2, 0, chan u16,
+//! header   "plumbseg", version 1, algorithm 1|2, msgid 20, producer 1|2, 0, chan u16,
 //!          n u64, base u64, plain u64, salt 32                                  (90 bytes, big-endian)
 //! record   u32: bit 31 = END, below it the size of what follows; ciphertext, tag
 //! ```
+//! Algorithm 1 is AES-256-GCM, 2 the same over pieces of a zstd stream (`zip.rs`).
 //! `base` counts sealed record bytes before this segment, `plain` the plaintext
 //! bytes. The key comes from the job secret and everything in the header, the
 //! header, the counter and the size word are associated data, so a record
@@ -13,12 +14,13 @@
 
 use crate::crypto::{Aead, Key, TAG};
 use crate::name::{Chan, MsgId, Role, Username};
+use crate::zip::{self, Unzip, Zip};
 
 /// The size of a header in bytes.
 pub const HEADER: usize = 90;
-/// The most plaintext in a record, in bytes.
+/// The most that is sealed in one record, in bytes.
 pub const RECORD: usize = 64 << 10;
-/// What a record adds to its plaintext, in bytes.
+/// What a record adds to that, in bytes.
 pub const OVERHEAD: usize = 4 + TAG;
 /// No segment file grows beyond this, in bytes.
 pub const SEGMENT: u64 = 8 << 20;
@@ -61,6 +63,8 @@ pub struct Header {
     pub msgid: MsgId,
     /// The log.
     pub stream: Stream,
+    /// Its records are pieces of a zstd stream (algorithm 2).
+    pub zipped: bool,
     /// The segment's place in the log, from 0.
     pub n: u64,
     /// Sealed record bytes in the log before it.
@@ -76,7 +80,7 @@ impl Header {
     pub fn bytes(&self) -> [u8; HEADER] {
         let mut out = Vec::with_capacity(HEADER);
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[1, 1]);
+        out.extend_from_slice(&[1, if self.zipped { 2 } else { 1 }]);
         out.extend_from_slice(&self.msgid.0);
         out.extend_from_slice(&[if self.stream.producer == Role::Sender { 1 } else { 2 }, 0]);
         out.extend_from_slice(&self.stream.chan.0.to_be_bytes());
@@ -95,9 +99,11 @@ impl Header {
         if &bytes[..8] != MAGIC {
             return Err(BadSegment("not a segment"));
         }
-        if bytes[8..10] != [1, 1] {
-            return Err(BadSegment("a segment of another version"));
-        }
+        let zipped = match bytes[8..10] {
+            [1, 1] => false,
+            [1, 2] => true,
+            _ => return Err(BadSegment("a segment of another version")),
+        };
         let producer = match bytes[30..32] {
             [1, 0] => Role::Sender,
             [2, 0] => Role::Recipient,
@@ -106,6 +112,7 @@ impl Header {
         Ok(Header {
             msgid: MsgId(std::array::from_fn(|i| bytes[10 + i])),
             stream: Stream { chan: Chan(u16::from_be_bytes([bytes[32], bytes[33]])), producer },
+            zipped,
             n: number(34),
             base: number(42),
             plain: number(50),
@@ -161,7 +168,7 @@ impl End {
 /// What one record held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Record {
-    /// So many plaintext bytes, appended to the output.
+    /// So many plaintext bytes.
     Data(usize),
     /// The end of the log; nothing follows.
     End(End),
@@ -172,6 +179,11 @@ pub struct Records {
     header: [u8; HEADER],
     aead: Aead,
     counter: u64,
+    zipped: bool,
+    /// Made when the first record is sealed, or read.
+    zip: Option<Zip>,
+    unzip: Option<Unzip>,
+    piece: Vec<u8>,
 }
 
 impl Records {
@@ -180,7 +192,8 @@ impl Records {
         let bytes = header.bytes();
         let names = [keys.sender.as_str().as_bytes(), keys.recipient.as_str().as_bytes()];
         let key = keys.secret.derive(&header.salt, "netplumb segment", &[names[0], names[1], &bytes[8..58]]);
-        Records { header: bytes, aead: Aead::new(&key), counter: 0 }
+        let (aead, zipped) = (Aead::new(&key), header.zipped);
+        Records { header: bytes, aead, counter: 0, zipped, zip: None, unzip: None, piece: Vec::new() }
     }
 
     /// The place in the segment of the next record, from 0.
@@ -188,16 +201,34 @@ impl Records {
         self.counter
     }
 
-    /// Takes back the records that were sealed since `counter`. None of their
-    /// bytes may ever have been seen: their nonces are used again.
-    pub(crate) fn rewind(&mut self, counter: u64) {
+    /// Takes back the records that were sealed since `counter`, and says whether
+    /// others may be sealed in their place: a zstd stream cannot be taken back.
+    /// None of their bytes may ever have been seen: their nonces are used again.
+    pub(crate) fn rewind(&mut self, counter: u64) -> bool {
         self.counter = counter;
+        self.zip.is_none()
     }
 
-    /// Appends one sealed record of at most [`RECORD`] bytes to `out`.
-    pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) {
-        assert!(plain.len() <= RECORD, "a record holds at most 64 KiB");
-        self.seal_word(0, plain, out);
+    /// The largest record that `plain` bytes, or the first of them, may come to.
+    pub(crate) fn size_max(&self, plain: usize) -> usize {
+        let content = if self.zipped { plain.saturating_add(zip::MARGIN) } else { plain };
+        content.min(RECORD) + OVERHEAD
+    }
+
+    /// Appends one sealed record to `out`, with as many of these bytes as it
+    /// holds, at least one, and says how many.
+    pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> usize {
+        if !self.zipped {
+            let count = plain.len().min(RECORD);
+            self.seal_word(0, &plain[..count], out);
+            return count;
+        }
+        let mut piece = std::mem::take(&mut self.piece);
+        piece.clear();
+        let count = self.zip.get_or_insert_with(Zip::new).piece(plain, &mut piece);
+        self.seal_word(0, &piece, out);
+        self.piece = piece;
+        count
     }
 
     /// Appends the sealed END to `out`.
@@ -206,6 +237,7 @@ impl Records {
     }
 
     fn seal_word(&mut self, flag: u32, plain: &[u8], out: &mut Vec<u8>) {
+        assert!(plain.len() <= RECORD, "a record holds at most 64 KiB");
         let word = ((plain.len() + TAG) as u32 | flag).to_be_bytes();
         out.extend_from_slice(&word);
         let associated = [self.header.as_slice(), &word];
@@ -214,7 +246,25 @@ impl Records {
     }
 
     /// Opens the record at the front of `bytes`: its size there, and what it
-    /// holds, the data appended to `out`. `None`: it is not all there.
+    /// holds, the plaintext appended to `out`. `None`: it is not all there.
+    /// A compressed record can be read only after all those before it.
+    pub fn read(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, Record)>, BadSegment> {
+        if !self.zipped {
+            return self.open(bytes, out);
+        }
+        let mut piece = std::mem::take(&mut self.piece);
+        piece.clear();
+        let opened = self.open(bytes, &mut piece);
+        let unzipped = match opened {
+            Ok(Some((_, Record::Data(_)))) => self.unzip.get_or_insert_with(Unzip::new).piece(&piece, out),
+            _ => Ok(()),
+        };
+        self.piece = piece;
+        unzipped.and(opened)
+    }
+
+    /// The same for whoever has no use for the plaintext: a piece that is
+    /// compressed stays so, and what it is said to hold is not proven.
     pub fn open(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, Record)>, BadSegment> {
         let Some(size) = record_size(bytes)? else { return Ok(None) };
         let Some(whole) = bytes.get(..size) else { return Ok(None) };
@@ -224,7 +274,9 @@ impl Records {
         opened.map_err(|_| BadSegment("a record does not open"))?;
         self.counter += 1;
         if whole[0] & 0x80 == 0 {
-            return Ok(Some((size, Record::Data(out.len() - start))));
+            let content = &out[start..];
+            let count = if self.zipped { zip::said(content) } else { content.len() };
+            return Ok(Some((size, Record::Data(count))));
         }
         let end = End::parse(&out[start..])?;
         out.truncate(start);
@@ -257,12 +309,15 @@ mod tests {
 
     fn header() -> Header {
         let stream = Stream { chan: Chan(2), producer: Role::Recipient };
-        Header { msgid: MsgId([1; 20]), stream, n: 3, base: 4096, plain: 4000, salt: [5; 32] }
+        Header { msgid: MsgId([1; 20]), stream, zipped: false, n: 3, base: 4096, plain: 4000, salt: [5; 32] }
     }
 
     #[test]
     fn a_header_reads_as_it_was_written() {
-        assert_eq!(Header::parse(&header().bytes()), Ok(header()));
+        for zipped in [false, true] {
+            let header = Header { zipped, ..header() };
+            assert_eq!(Header::parse(&header.bytes()), Ok(header));
+        }
         assert!(Header::parse(&header().bytes()[..HEADER - 1]).is_err());
     }
 

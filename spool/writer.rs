@@ -2,7 +2,7 @@
 
 use crate::fs::{Error, Fs, LogFile, Result};
 use crate::log::{begin, cut, hinted, last_valid, segments};
-use crate::segment::{End, EndKind, HEADER, Header, JobKeys, OVERHEAD, RECORD, Records, SEGMENT, Stream};
+use crate::segment::{End, EndKind, HEADER, Header, JobKeys, Records, SEGMENT, Stream};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -10,6 +10,17 @@ use std::sync::Arc;
 pub fn sync_all(fs: &dyn Fs, logs: &[&Writer]) -> Result<()> {
     let paths: Vec<String> = logs.iter().flat_map(|log| log.unsynced()).collect();
     fs.sync_all(&paths.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The end of a log, as its writer left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tail {
+    /// The last segment.
+    pub path: String,
+    /// How large it is.
+    pub size: u64,
+    /// Where the log ends.
+    pub offset: u64,
 }
 
 /// Seals a channel's bytes into `out/<chan>`.
@@ -30,7 +41,9 @@ pub struct Writer {
     closed: VecDeque<(u64, u64)>,
     end: Option<End>,
     spoiled: bool,
+    /// What is to be written next, and where its records end, there and in the plaintext.
     sealed: Vec<u8>,
+    ends: Vec<(usize, usize)>,
 }
 
 impl Writer {
@@ -51,11 +64,14 @@ impl Writer {
         }
         let got = hinted(&*fs, &format!("{dir}/got"))?;
         let (header, plain, end) = match &found {
-            None => (Header { msgid: keys.msgid, stream, n, base: 0, plain: 0, salt: rand::random() }, 0, None),
+            None => {
+                let (msgid, salt) = (keys.msgid, rand::random());
+                (Header { msgid, stream, zipped: false, n, base: 0, plain: 0, salt }, 0, None)
+            }
             Some(found) => {
                 let offset = found.header.base + found.valid - HEADER as u64;
                 let plain = found.header.plain + found.plain;
-                let next = Header { n, base: offset, plain, salt: rand::random(), ..found.header };
+                let next = Header { zipped: false, n, base: offset, plain, salt: rand::random(), ..found.header };
                 (next, plain, found.end)
             }
         };
@@ -84,7 +100,17 @@ impl Writer {
             end,
             spoiled: false,
             sealed: Vec::new(),
+            ends: Vec::new(),
         })
+    }
+
+    /// The same log, its segments from here on compressed, or not.
+    pub fn zipped(mut self, zipped: bool) -> Writer {
+        if self.file.is_none() {
+            self.header.zipped = zipped;
+            self.records = Records::new(&self.keys, &self.header);
+        }
+        self
     }
 
     /// Appends what it can of `plain` and says how many bytes: all of them
@@ -104,26 +130,19 @@ impl Writer {
 
     /// Appends to one segment, whole records in one write.
     fn append_here(&mut self, plain: &[u8]) -> Result<usize> {
-        self.make_room((plain.len().min(RECORD) + OVERHEAD) as u64)?;
-        self.sealed.clear();
-        for record in plain.chunks(RECORD) {
-            if self.size + (self.sealed.len() + record.len() + OVERHEAD) as u64 > SEGMENT {
-                break;
-            }
-            self.records.seal(record, &mut self.sealed);
+        self.make_room(self.records.size_max(plain.len()))?;
+        let mut taken = 0;
+        while taken < plain.len() && self.has_room(self.records.size_max(plain.len() - taken)) {
+            taken += self.records.seal(&plain[taken..], &mut self.sealed);
+            self.ends.push((self.sealed.len(), taken));
         }
-        let written = self.write()?;
-        // A short write keeps its whole records: somebody may have pulled them already.
-        let whole = written / (RECORD + OVERHEAD);
-        let rest = if written == self.sealed.len() { written - whole * (RECORD + OVERHEAD) } else { 0 };
-        let count = whole * RECORD + rest.saturating_sub(OVERHEAD);
-        self.plain += count as u64;
-        Ok(count)
+        self.write()
     }
 
-    /// Writes what was sealed, and says how many bytes of whole records were
-    /// written: an error if none. What is no whole record is cut off again, and
-    /// the log goes on in a new segment, for its counter is spent.
+    /// Writes what was sealed, and says how many plaintext bytes are in the whole
+    /// records that were written: an error if there is none. What is no whole
+    /// record is cut off again, and the log goes on in a new segment, for its
+    /// counter is spent.
     fn write(&mut self) -> Result<usize> {
         let appended = match &mut self.file {
             Some(file) => file.append(&self.sealed),
@@ -132,18 +151,22 @@ impl Writer {
                 self.sealed.len()
             }),
         };
+        let (size, ends) = (self.sealed.len(), std::mem::take(&mut self.ends));
+        self.sealed.clear();
         let count = match appended {
             Ok(count) => count,
             Err(error) => {
                 // Nothing of it was ever to be seen: the counters are as good as new.
-                self.records.rewind(self.counter);
+                self.spoiled |= !self.records.rewind(self.counter);
                 return Err(error);
             }
         };
-        let whole = if count == self.sealed.len() { count } else { count - count % (RECORD + OVERHEAD) };
+        // A short write keeps its whole records: somebody may have pulled them already.
+        let (whole, plain) = ends.into_iter().rfind(|(end, _)| *end <= count).unwrap_or_default();
         self.size += whole as u64;
+        self.plain += plain as u64;
         self.counter = self.records.counter();
-        if whole < self.sealed.len() {
+        if whole < size {
             self.spoiled = true;
             // `make_room` cuts again: nothing follows before that has succeeded.
             let cut = self.cut();
@@ -152,7 +175,7 @@ impl Writer {
                 return Err(Error::io("append to", &self.dir, std::io::ErrorKind::StorageFull));
             }
         }
-        Ok(whole)
+        Ok(plain)
     }
 
     /// Ends the log, durably. A log that has an END keeps it.
@@ -165,9 +188,9 @@ impl Writer {
     pub fn append_end(&mut self, kind: EndKind) -> Result<()> {
         if self.end.is_none() {
             self.make_room(64)?;
-            self.sealed.clear();
             let end = End { kind, length: self.plain };
             self.records.seal_end(end, &mut self.sealed);
+            self.ends.push((self.sealed.len(), 0));
             self.write()?;
             self.end = Some(end);
         }
@@ -188,21 +211,28 @@ impl Writer {
         paths.chain([self.dir.clone()]).collect()
     }
 
-    /// Goes on in a new segment if this one has no room for `size` bytes, or is spoiled.
-    fn make_room(&mut self, size: u64) -> Result<()> {
-        if self.size + size <= SEGMENT && !self.spoiled {
+    /// Would `size` bytes more, beside what was sealed already, fit into this segment?
+    fn has_room(&self, size: usize) -> bool {
+        self.size + (self.sealed.len() + size) as u64 <= SEGMENT
+    }
+
+    /// Goes on in a new segment if this one has no room for `size` bytes, or is
+    /// spoiled. One that was never written has left no number behind.
+    fn make_room(&mut self, size: usize) -> Result<()> {
+        if self.has_room(size) && !self.spoiled {
             return Ok(());
         }
         if self.spoiled {
             self.cut()?;
         }
-        let base = self.offset();
-        let header =
-            Header { n: self.header.n + 1, base, plain: self.plain, salt: rand::random(), ..self.header.clone() };
-        self.closed.push_back((self.header.n, base));
-        self.records = Records::new(&self.keys, &header);
-        (self.file, self.header, self.size) = (None, header, HEADER as u64);
-        (self.spoiled, self.counter) = (false, 0);
+        let (base, plain, salt) = (self.offset(), self.plain, rand::random());
+        let n = self.header.n + u64::from(self.file.is_some());
+        if self.file.take().is_some() {
+            self.closed.push_back((self.header.n, base));
+        }
+        self.header = Header { n, base, plain, salt, ..self.header.clone() };
+        self.records = Records::new(&self.keys, &self.header);
+        (self.size, self.spoiled, self.counter) = (HEADER as u64, false, 0);
         Ok(())
     }
 
@@ -217,6 +247,11 @@ impl Writer {
     /// Where the next record goes.
     pub fn offset(&self) -> u64 {
         self.header.base + self.size - HEADER as u64
+    }
+
+    /// Where the log ends on the disk.
+    pub fn tail(&self) -> Tail {
+        Tail { path: format!("{}/{}", self.dir, self.header.n), size: self.size, offset: self.offset() }
     }
 
     /// Plaintext bytes appended so far.

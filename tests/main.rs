@@ -8,6 +8,7 @@ mod cuts;
 mod deaths;
 mod exchange;
 mod homes;
+mod incomplete;
 #[path = "../netplumb/link.rs"]
 mod link;
 mod reboots;
@@ -16,3 +17,4 @@ mod sim;
 mod states;
 mod strangers;
 mod tidy;
+mod zipped;

@@ -343,7 +343,7 @@ impl Recipient {
             Recipient::Rqueue(_) | Recipient::Job { .. } => None,
         };
         match answer.write {
-            None | Some(Write::Touch | Write::Offer(_)) => Some(self),
+            None | Some(Write::Tip(..) | Write::Offer(_)) => Some(self),
             Some(Write::Claim) => appear(Rqueue { key: true, peer_ok: Belief::Believed, ..Rqueue::BARE }),
             Some(Write::Expect) => appear(Rqueue::BARE),
             Some(Write::Bury) => appear(Rqueue { cancel: true, ..Rqueue::BARE }),
