@@ -348,15 +348,17 @@ pub async fn dial(remote: &Remote) -> Result<TcpStream, NetError> {
                 return Ok(stream);
             }
             Ok(Err(error)) => {
-                let reason = error.to_string();
-                // "Connection refused (os error 111)": the number helps nobody.
-                let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
-                last = NetError::Unreachable { address: address.clone(), reason };
+                last = NetError::Unreachable { address: address.clone(), reason: words(&error) };
             }
             Err(_) => last = NetError::Unreachable { address: address.clone(), reason: "timed out".into() },
         }
     }
     Err(last)
+}
+
+/// "Connection refused (os error 111)": the number helps nobody.
+pub fn words(error: &std::io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Makes a dead link known within ten seconds.

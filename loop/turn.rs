@@ -76,7 +76,10 @@ async fn keep(world: Arc<World<Http>>, other: Arc<Other>, username: Username) {
     let (mut backoff, mut pause, mut said) = (Backoff::default(), None, String::new());
     loop {
         let Some(peer) = world.peer(&username) else { return };
-        while pause.is_none() && lines.len() < ALL_MAX && lines.len().saturating_sub(used.load(Ordering::Relaxed)) < SPARE {
+        while pause.is_none()
+            && lines.len() < ALL_MAX
+            && lines.len().saturating_sub(used.load(Ordering::Relaxed)) < SPARE
+        {
             let used = Used { count: used.clone(), changed: changed.clone(), is: false };
             lines.spawn(line(world.clone(), other.clone(), peer.clone(), used));
         }
@@ -97,7 +100,8 @@ async fn keep(world: Arc<World<Http>>, other: Arc<Other>, username: Username) {
                         if trouble.cause == "unreachable" {
                             world.miss(&username);
                         }
-                        if said != trouble.error {
+                        // Of our own service the daemon tells.
+                        if trouble.cause != "later" && said != trouble.error {
                             tracing::warn!(peer = %peer.name, "no connection for it to ask us over: {}", trouble.error);
                             said = trouble.error;
                         }
@@ -147,8 +151,7 @@ async fn line(world: Arc<World<Http>>, other: Arc<Other>, peer: Arc<Known>, mut 
         return Err(Trouble::new("later", "our own service is not there"));
     }
     let mut stream = net::dial(&peer.remote).await?;
-    let path =
-        url::sign(&peer.remote.username, &What::Turn(nonce(&world)), world.ours(), &peer.pair.request_out);
+    let path = url::sign(&peer.remote.username, &What::Turn(nonce(&world)), world.ours(), &peer.pair.request_out);
     let turned = tokio::time::timeout(ANSWER, turn(&mut stream, &path)).await;
     turned.map_err(|_| Trouble::new("unreachable", format!("no answer for {} s", ANSWER.as_secs())))??;
     let trouble = |error: std::io::Error| Trouble::new("later", format!("our own service does not take it: {error}"));
@@ -165,7 +168,7 @@ async fn line(world: Arc<World<Http>>, other: Arc<Other>, peer: Arc<Known>, mut 
 
 /// Says `turn`, and reads the answer: not a byte more, for what follows is the service's.
 async fn turn(stream: &mut TcpStream, path: &str) -> Result<(), Trouble> {
-    let broken = |error: std::io::Error| Trouble::new("unreachable", error);
+    let broken = |error: std::io::Error| Trouble::new("unreachable", format!("turn: {}", net::words(&error)));
     let request = format!("GET {path} HTTP/1.1\r\nHost: netplumb\r\nConnection: upgrade\r\nUpgrade: netplumb\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(broken)?;
     let mut head = Vec::new();

@@ -39,8 +39,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (false, true) => Settings::default().listen.iter().filter_map(|text| text.parse().ok()).collect(),
         _ => args.listen,
     };
-    let username = ::keygen::create(&home, &name, &listen, &args.address)
-        .map_err(|error| status(error, fail::CANNOT_CREATE))?;
+    let username =
+        ::keygen::create(&home, &name, &listen, &args.address).map_err(|error| status(error, fail::CANNOT_CREATE))?;
     println!("{}", username.grouped());
     let (config, spool) = (home.config.display(), home.spool.display());
     eprintln!("that is the username of {name}; people compare it when they pair");

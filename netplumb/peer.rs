@@ -1,7 +1,7 @@
 //! `netplumb peer`: whom we know, and what they may do here.
 
-use crate::fail::{self, fail};
 use crate::card::reachable;
+use crate::fail::{self, fail};
 use crate::keygen::status;
 use ::keygen::address::Address;
 use ::keygen::{Card, Identity, Reach, card};

@@ -13,3 +13,4 @@ mod sim;
 mod states;
 mod strangers;
 mod tidy;
+mod turned;
