@@ -10,7 +10,7 @@ use spool::log::WINDOW;
 use spool::name::{MsgId, Nonce};
 use spool::segment::SEGMENT;
 use spool::url::{Ask, Reply, What, Word, sign};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -220,11 +220,15 @@ impl Eavesdropper {
     }
 }
 
-/// Reads up to an empty line, or the end.
+/// Reads up to an empty line, or the end; one of them must come.
 fn head(stream: &mut TcpStream) -> String {
     let (mut head, mut byte) = (Vec::new(), [0]);
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
-        head.push(byte[0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("it is kept, and nothing comes"),
+            Ok(_) | Err(_) => break,
+        }
     }
     String::from_utf8_lossy(&head).into_owned()
 }
