@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{Connection, SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, Connection, SendRequest, handshake};
 use hyper::header::{CONTENT_RANGE, HOST, HeaderMap, RANGE};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
@@ -161,6 +161,9 @@ const KEPT: Duration = Duration::from_secs(30);
 /// So many connections are kept for each peer.
 const KEPT_MAX: usize = 16;
 
+/// Bytes that are kept of an answer over a turned connection: whoever replays `turn` can have many of them.
+const TURNED_BUFFER: usize = 64 << 10;
+
 /// A connection on which we ask, one GET at a time.
 struct Line {
     sender: Sender,
@@ -269,7 +272,8 @@ impl Http {
             });
         }
         let stream = dial(remote).await?;
-        let (sender, connection) = client(stream).await?;
+        let client = handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = client.map_err(|error| NetError::Http(error.to_string()))?;
         tokio::spawn(connection);
         Ok(Line { sender, turned: false, since: Instant::now() })
     }
@@ -333,9 +337,9 @@ impl Drop for Admitted {
 /// What sends GETs over one connection.
 pub type Sender = SendRequest<Empty<Bytes>>;
 
-/// Becomes the HTTP client on a connection; what is beside the sender drives it, to its end.
-pub async fn client(stream: TcpStream) -> Result<(Sender, Connection<TokioIo<TcpStream>, Empty<Bytes>>), NetError> {
-    handshake(TokioIo::new(stream)).await.map_err(|error| NetError::Http(error.to_string()))
+/// Becomes the HTTP client on a turned connection; what is beside the sender drives it, to its end.
+pub async fn client(stream: TcpStream) -> hyper::Result<(Sender, Connection<TokioIo<TcpStream>, Empty<Bytes>>)> {
+    Builder::new().max_buf_size(TURNED_BUFFER).handshake(TokioIo::new(stream)).await
 }
 
 /// Tries the addresses in their order.

@@ -1,10 +1,11 @@
 //! A peer that nobody can dial takes part like any other: it keeps connections
 //! open, and is asked over them.
 
-use crate::homes::{PLUMB, Peer, Sampler, noise, pair_turned, wait_until};
+use crate::homes::{PLUMB, Peer, Sampler, noise, pair_turned, send, wait_until};
 use crate::link::Link;
 use crate::strangers::dialled_by;
 use keygen::{Chain, Identity, Pair};
+use rustix::process::Signal;
 use spool::home::Home;
 use spool::log::WINDOW;
 use spool::name::{MsgId, Nonce};
@@ -134,6 +135,63 @@ fn turned_streams_survive_cuts_and_the_death_of_any_process() {
 fn two_gibibytes_through_a_turned_connection_survive_cuts() {
     let (cut_every, kill_every) = (Duration::from_secs(2), Duration::ZERO);
     Trial { payload: 2 << 30, rate: 0, cut_every, kill_every, both: false }.run("2 GiB, turned, a cut every 2 s");
+}
+
+#[test]
+#[ignore = "half a minute of silence"]
+fn turned_connections_come_again_after_a_link_that_swallowed_everything() {
+    let (a, b, link) = pair_turned(0);
+    b.plumb(&["a", "true"], b"").good();
+    let echo = begin(&b, &["a", "cat"]);
+    link.swallow(true);
+    std::thread::sleep(Duration::from_secs(30));
+    link.swallow(false);
+    let mut echo = echo;
+    echo.stdin.take().expect("a pipe").write_all(b"there again").expect("it reads");
+    let output = echo.wait_with_output().expect("plumb ends");
+    assert_eq!((output.status.code(), output.stdout), (Some(0), b"there again".to_vec()));
+    assert!(b.plumb(&["a", "true"], b"").status == 0 && a.plumb(&["b", "true"], b"").status == 0);
+}
+
+/// The service ends a connection that is idle for a minute, spare ones too.
+#[test]
+#[ignore = "70 s of idleness"]
+fn spare_connections_are_replaced_without_a_word() {
+    let (a, b, link) = pair_turned(0);
+    b.plumb(&["a", "true"], b"").good();
+    let (before, said) = (link.opened(), [a.log(), b.log()]);
+    std::thread::sleep(Duration::from_secs(70));
+    println!("{before} connections, {} after 70 s", link.opened());
+    assert!(link.opened() > before, "they were replaced");
+    assert_eq!([a.log(), b.log()], said);
+    b.plumb(&["a", "true"], b"").good();
+}
+
+/// Sets `turn` for `b` at a peer, and has its daemon read it.
+fn set_turn(peer: &Peer, on: bool) {
+    let path = peer.home.join("config/peers/b/peer.toml");
+    let text = std::fs::read_to_string(&path).expect("a policy");
+    std::fs::write(&path, text.replace(&format!("turn = {}", !on), &format!("turn = {on}"))).expect("a policy");
+    send(peer.daemon_pid().expect("it is up"), Signal::HUP);
+}
+
+#[test]
+fn connections_are_kept_for_as_long_as_the_settings_say() {
+    let (a, b, _link) = pair_turned(0);
+    b.plumb(&["a", "true"], b"").good();
+    set_turn(&a, false);
+    let waits = || b.netplumb(&["queue", "--json"]).good().text().contains("it has not called in");
+    // HUP is followed within a moment: what begins before that gets through.
+    let mut waiting = begin(&b, &["a", "true"]);
+    let started = Instant::now();
+    while !waits() {
+        assert!(started.elapsed() < Duration::from_secs(30), "it still calls in");
+        if waiting.try_wait().expect("ours").is_some() {
+            waiting = begin(&b, &["a", "true"]);
+        }
+    }
+    set_turn(&a, true);
+    assert!(waiting.wait().expect("plumb ends").success());
 }
 
 /// A `plumb` that somebody began and looks after no more.
