@@ -368,7 +368,7 @@ pub fn words(error: &std::io::Error) -> String {
 /// Makes a dead link known within ten seconds.
 fn harden(stream: &TcpStream) {
     let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(4)).with_interval(Duration::from_secs(4)).with_retries(2);
+        TcpKeepalive::new().with_time(Duration::from_secs(4)).with_interval(Duration::from_secs(2)).with_retries(2);
     let socket = SockRef::from(stream);
     // A socket without these still has the time-outs above.
     let _ = socket.set_tcp_nodelay(true);
