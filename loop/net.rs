@@ -7,20 +7,18 @@
 //! noticed within ten seconds (doc/PROTOCOL.md#urls). A connection that the
 //! peer has turned (`turn.rs`) is kept and used like one that was dialled.
 
+use crate::lines::{Admitted, Idle, Line, Sender};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, Connection, SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, Connection, handshake};
 use hyper::header::{CONTENT_RANGE, HOST, HeaderMap, RANGE};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use spool::name::Username;
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 /// One GET.
 #[derive(Debug, Clone)]
@@ -156,77 +154,8 @@ pub const DIAL: Duration = Duration::from_secs(3);
 pub const ANSWER: Duration = Duration::from_secs(10);
 /// Beyond the time it was given, a waiting peer gets this much more.
 const GRACE: Duration = Duration::from_secs(1);
-/// Kept connections are used again within this; the service keeps them longer.
-const KEPT: Duration = Duration::from_secs(30);
-/// So many connections are kept for each peer.
-const KEPT_MAX: usize = 16;
-
 /// Bytes that are kept of an answer over a turned connection: whoever replays `turn` can have many of them.
 const TURNED_BUFFER: usize = 64 << 10;
-
-/// A connection on which we ask, one GET at a time.
-struct Line {
-    sender: Sender,
-    /// The peer opened it, and keeps it.
-    turned: bool,
-    since: Instant,
-}
-
-impl Line {
-    fn is_good(&self) -> bool {
-        !self.sender.is_closed() && (self.turned || self.since.elapsed() < KEPT)
-    }
-}
-
-/// Those of a peer that wait for their next GET.
-#[derive(Default)]
-struct Lines {
-    /// The last is the next to be used: those that were used last are used first.
-    kept: Vec<Line>,
-    /// One more is here.
-    more: Arc<Notify>,
-    /// So many the peer keeps open, in use or not.
-    turned: usize,
-}
-
-/// Connections that wait for their next GET.
-#[derive(Clone, Default)]
-struct Idle(Arc<Mutex<HashMap<Username, Lines>>>);
-
-impl Idle {
-    fn of<T>(&self, peer: &Username, act: impl FnOnce(&mut Lines) -> T) -> T {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        act(all.entry(peer.clone()).or_default())
-    }
-
-    fn take(&self, peer: &Username) -> Option<Line> {
-        self.of(peer, |lines| {
-            lines.kept.retain(Line::is_good);
-            lines.kept.pop()
-        })
-    }
-
-    fn put(&self, peer: &Username, line: Line) {
-        self.of(peer, |lines| {
-            // The peer opens another for each that goes: a turned one is never too many.
-            if (line.turned || lines.kept.len() < KEPT_MAX) && !line.sender.is_closed() {
-                lines.kept.push(Line { since: Instant::now(), ..line });
-                lines.more.notify_one();
-            }
-        });
-    }
-
-    /// Waits for one to come free, or to come.
-    async fn wait(&self, peer: &Username) -> Line {
-        loop {
-            let more = self.of(peer, |lines| lines.more.clone());
-            if let Some(line) = self.take(peer) {
-                return line;
-            }
-            more.notified().await;
-        }
-    }
-}
 
 /// HTTP over TCP.
 #[derive(Clone, Default)]
@@ -266,7 +195,7 @@ impl Http {
                 return Err(NetError::NotOurs);
             }
             let some = tokio::time::timeout(DIAL, self.idle.wait(&remote.username)).await;
-            return some.map_err(|_| match self.idle.of(&remote.username, |lines| lines.turned) {
+            return some.map_err(|_| match self.idle.turned(&remote.username) {
                 0 => NetError::Uncalled,
                 all => NetError::Busy(all),
             });
@@ -275,26 +204,20 @@ impl Http {
         let client = handshake(TokioIo::new(stream)).await;
         let (sender, connection) = client.map_err(|error| NetError::Http(error.to_string()))?;
         tokio::spawn(connection);
-        Ok(Line { sender, turned: false, since: Instant::now() })
+        Ok(Line::new(sender, false))
     }
 
     /// Sends one GET over this very connection, which must not have been used, and lets nobody else use it.
     pub async fn get_over(sender: Sender, remote: &Remote, get: &Get) -> Result<(Answer, Http), NetError> {
         let alone = Http::default();
-        let line = Line { sender, turned: true, since: Instant::now() };
+        let line = Line::new(sender, true);
         Ok((alone.send(line, remote, get, ANSWER).await?, alone))
     }
 
     /// Lets GETs to this peer use the connection that was used alone, when all others are in use. The peer keeps it
     /// until what is given back is dropped.
     pub fn admit(&self, peer: &Username, alone: &Http) -> Admitted {
-        let line = alone.idle.take(peer);
-        self.idle.of(peer, |lines| {
-            lines.turned += 1;
-            lines.kept.splice(0..0, line);
-            lines.more.notify_one();
-        });
-        Admitted { idle: self.idle.clone(), peer: peer.clone() }
+        self.idle.admit(peer, alone.idle.take(peer))
     }
 
     async fn send(&self, mut line: Line, remote: &Remote, get: &Get, patience: Duration) -> Result<Answer, NetError> {
@@ -321,21 +244,6 @@ impl Http {
         Ok(Answer { status: head.status.as_u16(), start, total, body })
     }
 }
-
-/// A turned connection that GETs may use.
-pub struct Admitted {
-    idle: Idle,
-    peer: Username,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.idle.of(&self.peer, |lines| lines.turned -= 1);
-    }
-}
-
-/// What sends GETs over one connection.
-pub type Sender = SendRequest<Empty<Bytes>>;
 
 /// Becomes the HTTP client on a turned connection; what is beside the sender drives it, to its end.
 pub async fn client(stream: TcpStream) -> hyper::Result<(Sender, Connection<TokioIo<TcpStream>, Empty<Bytes>>)> {

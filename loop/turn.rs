@@ -9,6 +9,7 @@
 
 use crate::World;
 use crate::comm::{Question, Trouble, nonce};
+use crate::lines::Sender;
 use crate::net::{self, ANSWER, Http};
 use crate::peers::Known;
 use spool::atomic::Disk;
@@ -219,7 +220,7 @@ pub async fn take(world: Arc<World<Http>>, peer: Arc<Known>, given: Given) {
 }
 
 /// Has the peer answer over this very connection.
-async fn prove(question: &Question<'_>, peer: &Known, sender: net::Sender) -> Result<Http, Trouble> {
+async fn prove(question: &Question<'_>, peer: &Known, sender: Sender) -> Result<Http, Trouble> {
     let (answer, alone) = Http::get_over(sender, &peer.remote, &question.get).await?;
     question.reply(answer).await?;
     Ok(alone)
