@@ -93,7 +93,7 @@ impl Session {
             env!("CARGO_PKG_VERSION"),
             home.username()?,
             if settings.name.is_empty() { String::new() } else { format!(" ({})", settings.name) },
-            settings.listen.join(" "),
+            if settings.listen.is_empty() { "nothing".to_string() } else { settings.listen.join(" ") },
             home.spool.display()
         );
         let seen = sender.clone();

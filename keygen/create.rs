@@ -19,7 +19,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Makes certificates, keys, settings and the spool of a new home, durably,
-/// and says who it is. `listen` empty: the default, this machine only.
+/// and says who it is. `listen` empty: nowhere.
 ///
 /// `Ours`: something is there already, however little.
 pub fn create(home: &Home, name: &PeerName, listen: &[Address], address: &[Address]) -> Result<Username> {
@@ -139,10 +139,9 @@ fn make_durably(path: &Path) -> Result<Disk> {
 
 /// The text of `netplumb.toml`.
 fn settings(name: &PeerName, listen: &[Address], address: &[Address]) -> String {
-    let default = Settings::default();
-    let listen = if listen.is_empty() { list(&default.listen) } else { list(listen) };
-    let address = list(address);
-    let Settings { max_age_days, tombstone_days, free_bytes_min, free_inodes_min, onetime_keys, .. } = default;
+    let (listen, address) = (list(listen), list(address));
+    let Settings { max_age_days, tombstone_days, free_bytes_min, free_inodes_min, onetime_keys, .. } =
+        Settings::default();
     format!(
         r#"# What this machine's netplumb is told. A name that is not known is an error,
 # so a slip is found at once. Lines that begin with #name show the defaults.
@@ -152,6 +151,8 @@ name = "{name}"
 
 # Where the service listens. 127.0.0.1 is this machine only; 0.0.0.0 and [::]
 # are all its addresses. Who has no paired key gets nothing from this port.
+# Empty: nowhere, as behind NAT; peers ask over connections that we keep open
+# to them (`turn` in their peer.toml).
 listen = {listen}
 
 # Where peers reach us, for our card. Empty: where the service listens.
@@ -246,7 +247,8 @@ mod tests {
 
     #[test]
     fn each_default_in_the_settings_is_the_default() {
-        let text = settings(&"a".parse().unwrap(), &[], &[]);
+        let listen = Settings::default().listen.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let text = settings(&"a".parse().unwrap(), &listen, &[]);
         let told: String = text
             .lines()
             .map(|line| line.strip_prefix('#').filter(|line| line.contains(" = ")).unwrap_or(line).to_string() + "\n")

@@ -9,21 +9,40 @@ use crate::create::{key_line, list};
 use crate::{Card, Error, Identity, Pair, Result};
 use spool::atomic::{self, Disk};
 use spool::fs::{Fs, Lock, is_hidden};
-use spool::home::{Home, Quota};
+use spool::home::{Dial, Home, Quota};
 use spool::name::{PeerName, Username};
 use spool::url;
 use std::time::Duration;
 
 const PEERS: &str = "peers";
 
-/// Makes a peer of a card, under the name that we call it. `addresses` are
-/// where we dial it. With `shell` it may run any command, as us.
+/// How a peer and we come together.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    /// Where it is dialled.
+    pub addresses: &'a [Address],
+    /// Whether it is.
+    pub dial: Dial,
+    /// Whether we keep connections open to it, because it cannot dial us.
+    pub turn: bool,
+}
+
+impl Reach<'_> {
+    /// Each dials the other, if there is an address.
+    pub fn at(addresses: &[Address]) -> Reach<'_> {
+        let dial = if addresses.is_empty() { Dial::Never } else { Dial::Always };
+        Reach { addresses, dial, turn: false }
+    }
+}
+
+/// Makes a peer of a card, under the name that we call it. With `shell` it may
+/// run any command, as us.
 ///
 /// Durable afterwards; after a crash the peer is there whole, or not.
 /// `Ours`: the name is taken, the identity has a name already, or is our own.
-pub fn add_peer(home: &Home, name: &PeerName, card: &Card, addresses: &[Address], shell: bool) -> Result<()> {
+pub fn add_peer(home: &Home, name: &PeerName, card: &Card, reach: Reach, shell: bool) -> Result<()> {
     let pair = Pair::new(&Identity::load(home)?, &card.chain)?;
-    add(&Disk::open(&home.config)?, &pair, name, addresses, shell)
+    add(&Disk::open(&home.config)?, &pair, name, reach, shell)
 }
 
 /// Removes a peer; false if there is none of this name, not even half of one.
@@ -40,14 +59,14 @@ pub fn remove_peer(home: &Home, name: &PeerName) -> Result<bool> {
     Ok(true)
 }
 
-fn add(config: &dyn Fs, pair: &Pair, name: &PeerName, addresses: &[Address], shell: bool) -> Result<()> {
+fn add(config: &dyn Fs, pair: &Pair, name: &PeerName, reach: Reach, shell: bool) -> Result<()> {
     let username = pair.chain.username();
     spool::layout::make_dirs(config, PEERS)?;
     let _lock = lock(config)?;
     refuse_known(config, name, username)?;
     let pem = |cert| pair.chain.cert(cert).pem();
     let (key, username_line) = (key_line(&pair.request_in), format!("{username}\n"));
-    let policy = policy(name, addresses, shell);
+    let policy = policy(name, reach, shell);
     let files: [(&str, &[u8]); 6] = [
         ("username", username_line.as_bytes()),
         (url::Cert::Ca.file(), &pem(url::Cert::Ca)?),
@@ -108,15 +127,27 @@ fn refuse_known(config: &dyn Fs, name: &PeerName, username: &Username) -> Result
 }
 
 /// The text of `peer.toml`.
-fn policy(name: &PeerName, addresses: &[Address], shell: bool) -> String {
+fn policy(name: &PeerName, reach: Reach, shell: bool) -> String {
     let Quota { messages, jobs } = Quota::default();
+    let Reach { addresses, dial, turn } = reach;
     let address = list(addresses);
+    let dial = match dial {
+        Dial::Always => "always",
+        Dial::Never => "never",
+    };
     format!(
         r#"# What we know of {name} beside its keys, and what it may do here.
 # A name that is not known is an error. Lines that begin with #name show the defaults.
 
-# Where we dial it, in the order of trying. Empty: never; it dials us.
+# Where we dial it, in the order of trying.
 address = {address}
+
+# Do we dial it: "always", or "never"? Then, and without an address, it keeps
+# connections open to us (`turn` in its peer.toml for us), and we ask over those.
+dial = "{dial}"
+
+# Can it not dial us? Then we keep connections open to it, over which it asks us.
+turn = {turn}
 
 # May it run any command through the shell, as the user that netplumb runs as?
 # true gives it your account.
@@ -156,7 +187,7 @@ mod tests {
 
     fn add_by_card(us: &Somebody, name: &str, them: &Somebody) -> Result<()> {
         let card = Card::parse(&them.card.to_string())?;
-        add_peer(&us.home, &name.parse().unwrap(), &card, &card.addresses, false)
+        add_peer(&us.home, &name.parse().unwrap(), &card, Reach::at(&card.addresses), false)
     }
 
     #[test]
@@ -173,6 +204,19 @@ mod tests {
         assert_eq!(peer.request_key, theirs.request_out);
         assert_eq!(a.home.peers(|error| panic!("{error}")).len(), 1);
         a.home.check().unwrap();
+    }
+
+    #[test]
+    fn a_peer_without_an_address_is_never_dialled() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, mut b) = (somebody(&directory, "a"), somebody(&directory, "b"));
+        b.card.addresses.clear();
+        add_by_card(&a, "nas", &b).unwrap();
+        let policy = a.home.peer(&"nas".parse().unwrap()).unwrap().unwrap().policy;
+        assert_eq!((policy.dial, policy.turn), (Dial::Never, false));
+        let address = vec!["nas:4117".to_string()];
+        assert!(spool::home::Policy { address: address.clone(), ..policy.clone() }.dialled().is_empty());
+        assert_eq!(spool::home::Policy { address: address.clone(), dial: Dial::Always, ..policy }.dialled(), address);
     }
 
     #[test]
@@ -233,7 +277,7 @@ mod tests {
         let name: PeerName = "nas".parse().unwrap();
         for steps in 0.. {
             let failing = Failing::after(Disk::open(&a.home.config).unwrap(), steps);
-            let whole_run = add(&failing, &pair, &name, &b.card.addresses, true).is_ok();
+            let whole_run = add(&failing, &pair, &name, Reach::at(&b.card.addresses), true).is_ok();
             assert_eq!(a.home.peer(&name).unwrap().is_some(), whole_run);
             if whole_run {
                 assert!(steps > 6);
@@ -247,7 +291,8 @@ mod tests {
 
     #[test]
     fn each_default_in_the_policy_is_the_default() {
-        let text = policy(&"nas".parse().unwrap(), &[], false).replace("\n#m", "\nm").replace("\n#j", "\nj");
+        let reach = Reach { dial: Dial::Always, ..Reach::at(&[]) };
+        let text = policy(&"nas".parse().unwrap(), reach, false).replace("\n#m", "\nm").replace("\n#j", "\nj");
         let directory = tempfile::tempdir().unwrap();
         let (a, b) = (somebody(&directory, "a"), somebody(&directory, "b"));
         add_by_card(&a, "nas", &b).unwrap();

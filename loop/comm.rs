@@ -5,7 +5,7 @@
 //! (doc/PROTOCOL.md#requests).
 
 use crate::World;
-use crate::net::{Get, Net, NetError};
+use crate::net::{Answer, Get, Net, NetError};
 use crate::peers::Known;
 use crate::state::Came;
 use spool::name::{Chan, Digest, MsgId, Nonce, decimal};
@@ -89,22 +89,47 @@ pub async fn ask<N: Net>(world: &World<N>, peer: &Known, ask: Ask, msgid: MsgId)
 /// The same as no news: for a question that a bare status of this peer raised.
 /// Were its reply news, streams that fail alike would wake each other for ever.
 pub async fn inquire<N: Net>(world: &World<N>, peer: &Known, ask: Ask, msgid: MsgId) -> Result<Reply, Trouble> {
+    let question = Question::new(world, peer, ask, msgid);
+    question.reply(world.net.get(&peer.remote, question.get.clone()).await?).await
+}
+
+/// A request that is ready to be sent, and knows its authentic reply.
+pub struct Question<'a> {
+    /// What is to be sent.
+    pub get: Get,
+    verb: &'static str,
+    peer: &'a Known,
+}
+
+impl Question<'_> {
+    /// Signs a request to this peer.
+    pub fn new<'a, N: Net>(world: &World<N>, peer: &'a Known, ask: Ask, msgid: MsgId) -> Question<'a> {
+        let verb = ask.verb();
+        let what = What::Request(ask, msgid, nonce(world));
+        let path = url::sign(&peer.remote.username, &what, world.ours(), &peer.pair.request_out);
+        Question { get: Get { path, from: 0, until: None, wait: Duration::ZERO }, verb, peer }
+    }
+
+    /// Reads what came back.
+    pub async fn reply(&self, mut answer: Answer) -> Result<Reply, Trouble> {
+        let body = answer.body.whole(REPLY_MAX).await?;
+        let Some(reply) = Reply::open(&body, &self.get.path, &self.peer.pair.request_out) else {
+            let verb = self.verb;
+            let error = match answer.status {
+                404 => format!("{verb}: it does not know us (404)"),
+                status => format!("{verb}: an answer that does not verify (status {status})"),
+            };
+            return Err(Trouble::new("unauthentic", error));
+        };
+        Ok(reply)
+    }
+}
+
+/// A fresh nonce.
+pub fn nonce<N: Net>(world: &World<N>) -> Nonce {
     let mut nonce = [0; 16];
     world.rng.fill(&mut nonce);
-    let verb = ask.verb();
-    let what = What::Request(ask, msgid, Nonce(nonce));
-    let path = url::sign(&peer.remote.username, &what, world.ours(), &peer.pair.request_out);
-    let get = Get { path: path.clone(), from: 0, until: None, wait: Duration::ZERO };
-    let mut answer = world.net.get(&peer.remote, get).await?;
-    let body = answer.body.whole(REPLY_MAX).await?;
-    let Some(reply) = Reply::open(&body, &path, &peer.pair.request_out) else {
-        let error = match answer.status {
-            404 => format!("{verb}: it does not know us (404)"),
-            status => format!("{verb}: an answer that does not verify (status {status})"),
-        };
-        return Err(Trouble::new("unauthentic", error));
-    };
-    Ok(reply)
+    Nonce(nonce)
 }
 
 /// First and last segment of a channel's log, from the data of `sta`'s OK.

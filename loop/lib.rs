@@ -2,7 +2,8 @@
 //!
 //! `state.rs` has the tables; `outgoing.rs`, `incoming.rs` and `jobs.rs` (with `job_acts.rs`)
 //! look at a directory under its lock, do the step that the tables name, and
-//! carry out its changes; `pull.rs` and `stream.rs` copy the logs of jobs. Time, chance,
+//! carry out its changes; `pull.rs` and `stream.rs` copy the logs of jobs; `turn.rs` keeps
+//! connections open to and from peers that cannot be dialled, `lines.rs` has those that wait. Time, chance,
 //! disk and network are arguments ([`World`]), so all of it runs in a
 //! simulator. Nothing in memory matters after a restart: every step looks
 //! again. `worker.rs` is the daemon's child.
@@ -13,6 +14,7 @@ pub mod fetch;
 mod gather;
 pub mod incoming;
 pub mod jobs;
+mod lines;
 pub mod net;
 pub mod outgoing;
 pub mod peers;
@@ -21,6 +23,7 @@ pub mod state;
 pub mod steps;
 pub mod stream;
 pub mod streams;
+pub mod turn;
 pub mod worker;
 
 #[cfg(test)]

@@ -4,20 +4,20 @@
 //! simulator. [`Http`] is the real one: HTTP/1.1 through hyper, a few kept
 //! connections per peer, addresses from `peer.toml` only. No redirects, no
 //! body that is longer than announced, and nothing that hangs: a dead link is
-//! noticed within ten seconds (doc/PROTOCOL.md#urls).
+//! noticed within ten seconds (doc/PROTOCOL.md#urls). A connection that the
+//! peer has turned (`turn.rs`) is kept and used like one that was dialled.
 
+use crate::lines::{Admitted, Idle, Line, Sender};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, Connection, handshake};
 use hyper::header::{CONTENT_RANGE, HOST, HeaderMap, RANGE};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use spool::name::Username;
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// One GET.
@@ -56,7 +56,7 @@ pub enum Body {
 /// A body on its way.
 pub struct Arriving {
     incoming: Incoming,
-    keep: Option<(SendRequest<Empty<Bytes>>, Idle)>,
+    keep: Option<(Line, Idle)>,
     peer: Username,
     patience: Duration,
 }
@@ -78,8 +78,8 @@ impl Body {
                 },
                 Some(Err(error)) => return Err(NetError::Http(error.to_string())),
                 None => {
-                    if let Some((sender, idle)) = arriving.keep.take() {
-                        idle.put(&arriving.peer, sender);
+                    if let Some((line, idle)) = arriving.keep.take() {
+                        idle.put(&arriving.peer, line);
                     }
                     *self = Body::Whole(None);
                     return Ok(None);
@@ -104,9 +104,18 @@ impl Body {
 /// Why nothing came, in words for a person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
-    /// No address is known, or the peer is never dialled.
+    /// No address is known.
     #[error("no address is known")]
     NoAddress,
+    /// The peer is never dialled, and keeps no connection to us.
+    #[error("it has not called in, and is never dialled")]
+    Uncalled,
+    /// The peer is never dialled, and so many connections as it keeps are in use.
+    #[error("all {0} connections that it keeps to us are in use")]
+    Busy(usize),
+    /// The peer is never dialled, and its connections are another process's.
+    #[error("it is never dialled, and its connections to us are the daemon's")]
+    NotOurs,
     /// No address could be connected to; the last reason.
     #[error("{address}: {reason}")]
     Unreachable {
@@ -128,7 +137,7 @@ pub enum NetError {
 pub struct Remote {
     /// Who it is.
     pub username: Username,
-    /// Where to dial it, in order.
+    /// Where to dial it, in order; empty: it has to call in.
     pub addresses: Vec<String>,
 }
 
@@ -140,70 +149,78 @@ pub trait Net: Send + Sync + 'static {
 }
 
 /// A connection must stand within this time, in each direction.
-const DIAL: Duration = Duration::from_secs(3);
+pub const DIAL: Duration = Duration::from_secs(3);
 /// A peer that was given no time to wait must answer within this: it may have to sync first.
-const ANSWER: Duration = Duration::from_secs(10);
+pub const ANSWER: Duration = Duration::from_secs(10);
 /// Beyond the time it was given, a waiting peer gets this much more.
 const GRACE: Duration = Duration::from_secs(1);
-/// Kept connections are used again within this; the service keeps them longer.
-const KEPT: Duration = Duration::from_secs(30);
-/// So many connections are kept for each peer.
-const KEPT_MAX: usize = 16;
-
-type Kept = HashMap<Username, Vec<(SendRequest<Empty<Bytes>>, Instant)>>;
-
-/// Connections that wait for their next GET.
-#[derive(Clone, Default)]
-struct Idle(Arc<Mutex<Kept>>);
-
-impl Idle {
-    fn take(&self, peer: &Username) -> Option<SendRequest<Empty<Bytes>>> {
-        let mut kept = self.0.lock().ok()?;
-        let mine = kept.get_mut(peer)?;
-        mine.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < KEPT);
-        mine.pop().map(|(sender, _)| sender)
-    }
-
-    fn put(&self, peer: &Username, sender: SendRequest<Empty<Bytes>>) {
-        let Ok(mut kept) = self.0.lock() else { return };
-        let mine = kept.entry(peer.clone()).or_default();
-        if mine.len() < KEPT_MAX && !sender.is_closed() {
-            mine.push((sender, Instant::now()));
-        }
-    }
-}
+/// Bytes that are kept of an answer over a turned connection: whoever replays `turn` can have many of them.
+const TURNED_BUFFER: usize = 64 << 10;
 
 /// HTTP over TCP.
 #[derive(Clone, Default)]
 pub struct Http {
     idle: Idle,
+    /// Peers call in to this process.
+    called: bool,
 }
 
 impl Net for Http {
     async fn get(&self, remote: &Remote, get: Get) -> Result<Answer, NetError> {
         let patience = if get.wait.is_zero() { ANSWER } else { get.wait + GRACE };
         // A kept connection may have died unnoticed: then one more try, on a new one.
-        if let Some(mut sender) = self.idle.take(&remote.username)
-            && sender.ready().await.is_ok()
+        if let Some(mut line) = self.idle.take(&remote.username)
+            && line.sender.ready().await.is_ok()
         {
-            match self.send(sender, remote, &get, patience).await {
+            match self.send(line, remote, &get, patience).await {
                 Err(NetError::Http(_)) => {}
                 other => return other,
             }
         }
-        let sender = dial(remote).await?;
-        self.send(sender, remote, &get, patience).await
+        let line = self.line(remote).await?;
+        self.send(line, remote, &get, patience).await
     }
 }
 
 impl Http {
-    async fn send(
-        &self,
-        mut sender: SendRequest<Empty<Bytes>>,
-        remote: &Remote,
-        get: &Get,
-        patience: Duration,
-    ) -> Result<Answer, NetError> {
+    /// That of the process in which peers call in.
+    pub fn called() -> Http {
+        Http { called: true, ..Http::default() }
+    }
+
+    /// A connection to this peer, dialled by whoever can.
+    async fn line(&self, remote: &Remote) -> Result<Line, NetError> {
+        if remote.addresses.is_empty() {
+            if !self.called {
+                return Err(NetError::NotOurs);
+            }
+            let some = tokio::time::timeout(DIAL, self.idle.wait(&remote.username)).await;
+            return some.map_err(|_| match self.idle.turned(&remote.username) {
+                0 => NetError::Uncalled,
+                all => NetError::Busy(all),
+            });
+        }
+        let stream = dial(remote).await?;
+        let client = handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = client.map_err(|error| NetError::Http(error.to_string()))?;
+        tokio::spawn(connection);
+        Ok(Line::new(sender, false))
+    }
+
+    /// Sends one GET over this very connection, which must not have been used, and lets nobody else use it.
+    pub async fn get_over(sender: Sender, remote: &Remote, get: &Get) -> Result<(Answer, Http), NetError> {
+        let alone = Http::default();
+        let line = Line::new(sender, true);
+        Ok((alone.send(line, remote, get, ANSWER).await?, alone))
+    }
+
+    /// Lets GETs to this peer use the connection that was used alone, when all others are in use. The peer keeps it
+    /// until what is given back is dropped.
+    pub fn admit(&self, peer: &Username, alone: &Http) -> Admitted {
+        self.idle.admit(peer, alone.idle.take(peer))
+    }
+
+    async fn send(&self, mut line: Line, remote: &Remote, get: &Get, patience: Duration) -> Result<Answer, NetError> {
         let mut request = hyper::Request::get(&get.path).header(HOST, "netplumb");
         if get.from > 0 || get.until.is_some() {
             let until = get.until.map(|until| until.saturating_sub(1).to_string()).unwrap_or_default();
@@ -213,13 +230,13 @@ impl Http {
             request = request.header("prefer", format!("wait={}", get.wait.as_secs()));
         }
         let request = request.body(Empty::new()).map_err(|error| NetError::Http(error.to_string()))?;
-        let answered = tokio::time::timeout(patience, sender.send_request(request)).await;
+        let answered = tokio::time::timeout(patience, line.sender.send_request(request)).await;
         let response = answered.map_err(|_| NetError::Silent(patience))?;
         let response = response.map_err(|error| NetError::Http(error.to_string()))?;
         let (head, incoming) = response.into_parts();
         let (start, total) = content_range(&head.headers);
         let (peer, idle) = (remote.username.clone(), self.idle.clone());
-        let mut body = Body::Arriving(Box::new(Arriving { incoming, keep: Some((sender, idle)), peer, patience }));
+        let mut body = Body::Arriving(Box::new(Arriving { incoming, keep: Some((line, idle)), peer, patience }));
         if matches!(head.status.as_u16(), 204 | 416 | 404) {
             // No bytes follow: the connection is free at once.
             body.whole(0).await?;
@@ -228,23 +245,22 @@ impl Http {
     }
 }
 
+/// Becomes the HTTP client on a turned connection; what is beside the sender drives it, to its end.
+pub async fn client(stream: TcpStream) -> hyper::Result<(Sender, Connection<TokioIo<TcpStream>, Empty<Bytes>>)> {
+    Builder::new().max_buf_size(TURNED_BUFFER).handshake(TokioIo::new(stream)).await
+}
+
 /// Tries the addresses in their order.
-async fn dial(remote: &Remote) -> Result<SendRequest<Empty<Bytes>>, NetError> {
+pub async fn dial(remote: &Remote) -> Result<TcpStream, NetError> {
     let mut last = NetError::NoAddress;
     for address in &remote.addresses {
         match tokio::time::timeout(DIAL, TcpStream::connect(address.as_str())).await {
             Ok(Ok(stream)) => {
                 harden(&stream);
-                let (sender, connection) =
-                    handshake(TokioIo::new(stream)).await.map_err(|error| NetError::Http(error.to_string()))?;
-                tokio::spawn(connection);
-                return Ok(sender);
+                return Ok(stream);
             }
             Ok(Err(error)) => {
-                let reason = error.to_string();
-                // "Connection refused (os error 111)": the number helps nobody.
-                let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
-                last = NetError::Unreachable { address: address.clone(), reason };
+                last = NetError::Unreachable { address: address.clone(), reason: words(&error) };
             }
             Err(_) => last = NetError::Unreachable { address: address.clone(), reason: "timed out".into() },
         }
@@ -252,10 +268,15 @@ async fn dial(remote: &Remote) -> Result<SendRequest<Empty<Bytes>>, NetError> {
     Err(last)
 }
 
+/// "Connection refused (os error 111)": the number helps nobody.
+pub fn words(error: &std::io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
 /// Makes a dead link known within ten seconds.
 fn harden(stream: &TcpStream) {
     let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(4)).with_interval(Duration::from_secs(4)).with_retries(2);
+        TcpKeepalive::new().with_time(Duration::from_secs(4)).with_interval(Duration::from_secs(2)).with_retries(2);
     let socket = SockRef::from(stream);
     // A socket without these still has the time-outs above.
     let _ = socket.set_tcp_nodelay(true);

@@ -15,6 +15,8 @@ pub struct Known {
     pub remote: Remote,
     /// Its certificates, verified, and the keys that only the two of us have.
     pub pair: Pair,
+    /// It cannot dial us: connections to it are kept open, over which it asks.
+    pub turn: bool,
 }
 
 /// All peers, by username.
@@ -26,8 +28,8 @@ pub fn load(home: &Home, identity: &Identity) -> Peers {
     let known = peers.into_values().filter_map(|peer| {
         let pair = Chain::load(home, &peer.name).and_then(|chain| Pair::new(identity, &chain));
         let pair = pair.inspect_err(|error| tracing::warn!("peer {}: {error}", peer.name)).ok()?;
-        let remote = Remote { username: peer.username, addresses: peer.policy.address };
-        Some(Known { name: peer.name, remote, pair })
+        let remote = Remote { addresses: peer.policy.dialled().to_vec(), username: peer.username };
+        Some(Known { name: peer.name, remote, pair, turn: peer.policy.turn })
     });
     known.map(|known| (known.remote.username.clone(), Arc::new(known))).collect()
 }

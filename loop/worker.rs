@@ -9,7 +9,7 @@ use crate::comm;
 use crate::jobs::Job;
 use crate::net::Http;
 use crate::steps::Steps;
-use crate::{incoming, outgoing, peers};
+use crate::{incoming, outgoing, peers, turn};
 use keygen::{Identity, stock};
 use spool::clock::System;
 use spool::fs::Fs;
@@ -17,6 +17,7 @@ use spool::home::{self, Home};
 use spool::layout::Place;
 use spool::name::MsgId;
 use spool::report::{Order, Report};
+use spool::turned::{Given, Other};
 use spool::url::Ask;
 use std::collections::HashMap;
 use std::future::Future;
@@ -44,15 +45,15 @@ pub enum Error {
     Runtime(#[from] std::io::Error),
 }
 
-/// The world of a home, as it really is.
-pub fn world(home: &Home) -> Result<Arc<World<Http>>, Error> {
+/// The world of a home, as it really is. Peers call in to the daemon's worker only.
+pub fn world(home: &Home, net: Http) -> Result<Arc<World<Http>>, Error> {
     spool::limit::raise_descriptors();
     home.check()?;
     let (disk, identity) = (home.open_spool()?, Identity::load(home)?);
     let peers = peers::load(home, &identity);
     let (clock, settings) = (Arc::new(System::default()), home.settings()?);
     let spool_key = home.spool_key()?;
-    Ok(Arc::new(World::new(disk, clock.clone(), clock, Http::default(), identity, spool_key, settings, peers)))
+    Ok(Arc::new(World::new(disk, clock.clone(), clock, net, identity, spool_key, settings, peers)))
 }
 
 /// A runtime for whatever asks peers.
@@ -62,7 +63,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
 
 /// Works on what standard input orders until it ends.
 pub fn run(home: &Home) -> Result<(), Error> {
-    let world = world(home)?;
+    let world = world(home, Http::called())?;
     let runtime = runtime()?;
     let (orders, incoming) = unbounded_channel();
     std::thread::spawn(move || {
@@ -82,7 +83,7 @@ pub fn run(home: &Home) -> Result<(), Error> {
 
 /// Works on one message by hand, and gives the reports of what it did.
 pub fn by_hand(home: &Home, place: Place, msgid: MsgId, tell: impl Fn(Report)) -> Result<Report, Error> {
-    let world = world(home)?;
+    let world = world(home, Http::default())?;
     Ok(runtime()?.block_on(async move {
         match place {
             Place::Queue => outgoing::work(&world, msgid).await,
@@ -109,6 +110,12 @@ struct Worker {
     home: Home,
     works: HashMap<(Place, MsgId), Work>,
     peers_read: Instant,
+    /// The peers were read again.
+    peers_known: Arc<Notify>,
+    /// The service, and the connections that are kept for it.
+    service: Arc<Other>,
+    given: UnboundedReceiver<Given>,
+    kept: turn::Kept,
     reports: UnboundedSender<(Report, bool)>,
     reported: UnboundedReceiver<(Report, bool)>,
 }
@@ -116,7 +123,10 @@ struct Worker {
 impl Worker {
     fn new(world: Arc<World<Http>>, home: Home) -> Worker {
         let (reports, reported) = unbounded_channel();
-        Worker { world, home, works: HashMap::new(), peers_read: Instant::now(), reports, reported }
+        let ((service, given), kept) = (turn::meet(&home), turn::Kept::default());
+        let (peers_read, peers_known) = (Instant::now(), Arc::new(Notify::new()));
+        let works = HashMap::new();
+        Worker { world, home, works, peers_read, peers_known, service, given, kept, reports, reported }
     }
 
     async fn serve(mut self, mut orders: UnboundedReceiver<Order>) {
@@ -130,6 +140,7 @@ impl Worker {
             tracing::warn!("cannot begin well: {error}");
         }
         self.refill();
+        self.kept.follow(&self.world, &self.service);
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -137,6 +148,8 @@ impl Worker {
                     None => return,
                 },
                 Some((report, last)) = self.reported.recv() => self.pass_on(report, last),
+                Some(given) = self.given.recv() => self.take(given),
+                () = self.peers_known.notified() => self.kept.follow(&self.world, &self.service),
             }
         }
     }
@@ -152,8 +165,21 @@ impl Worker {
 
     fn read_peers(&mut self) {
         self.peers_read = Instant::now();
-        let (world, home) = (self.world.clone(), self.home.clone());
-        tokio::task::spawn_blocking(move || world.know(peers::load(&home, &world.identity)));
+        let (world, home, known) = (self.world.clone(), self.home.clone(), self.peers_known.clone());
+        tokio::task::spawn_blocking(move || {
+            world.know(peers::load(&home, &world.identity));
+            known.notify_one();
+        });
+    }
+
+    /// Takes a connection that a peer has turned. One of a peer that is not
+    /// known yet ends, and comes again.
+    fn take(&mut self, given: Given) {
+        match self.world.peer(&given.peer) {
+            Some(peer) => drop(tokio::spawn(turn::take(self.world.clone(), peer, given))),
+            None if self.peers_read.elapsed() > PEERS_APART / 10 => self.read_peers(),
+            None => {}
+        }
     }
 
     fn look(&mut self, place: Place, msgid: MsgId) {
@@ -252,7 +278,7 @@ fn is_notified(wake: &Notify) -> bool {
 
 /// Asks a peer for a sign of life; the round trip in milliseconds.
 pub fn test(home: &Home, name: &spool::name::PeerName) -> Result<Result<f64, comm::Trouble>, Error> {
-    let world = world(home)?;
+    let world = world(home, Http::default())?;
     let peer = world.peers().values().find(|peer| peer.name == *name).cloned();
     let Some(peer) = peer else { return Ok(Err(comm::Trouble::new("no_peer", "not known here"))) };
     Ok(runtime()?.block_on(async {

@@ -33,13 +33,17 @@ pub fn run(_args: Args) -> anyhow::Result<()> {
 
 /// Where peers reach us: what the settings say, or else where we listen, as far
 /// as that can be dialled. The loopback is told only if there is nothing else.
-fn reachable(settings: &Settings) -> Result<(Vec<Address>, Option<&'static str>), String> {
+/// With them comes what a person should know.
+pub fn reachable(settings: &Settings) -> Result<(Vec<Address>, Option<&'static str>), String> {
     let told = settings.address.iter().map(|text| text.parse::<Address>());
     let told: Vec<Address> = told.collect::<Result<_, _>>().map_err(|error| format!("address: {error}"))?;
     if let Some(wildcard) = told.iter().find(|address| address.is_wildcard()) {
         return Err(format!("address: nobody can dial {wildcard}"));
     }
     if !told.is_empty() {
+        return Ok((told, None));
+    }
+    if settings.listen.is_empty() {
         return Ok((told, None));
     }
     let listens: Vec<Address> = settings.listen.iter().filter_map(|text| text.parse().ok()).collect();
@@ -70,6 +74,7 @@ mod tests {
         assert_eq!(said(&["127.0.0.1:1", "192.0.2.7:1", "[::]:1"], &[]).unwrap(), (one("192.0.2.7:1"), false));
         assert_eq!(said(&["127.0.0.1:1"], &[]).unwrap(), (one("127.0.0.1:1"), true));
         assert_eq!(said(&["0.0.0.0:1"], &[]).unwrap(), (vec![], true));
+        assert_eq!(said(&[], &[]).unwrap(), (vec![], false), "behind NAT");
         assert!(said(&[], &["0.0.0.0:1"]).is_err() && said(&[], &["nas"]).is_err());
     }
 }

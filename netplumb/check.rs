@@ -10,7 +10,7 @@ use crate::probe;
 use serde::Serialize;
 use spool::atomic::{Disk, SICK};
 use spool::fs::{Fs, is_hidden};
-use spool::home::{Home, Settings};
+use spool::home::{Dial, Home, Policy, Settings};
 use spool::layout::{DIRECTORIES, Place};
 use spool::name::{MsgId, PeerName, Username};
 use std::collections::BTreeMap;
@@ -202,9 +202,7 @@ fn peers(home: &Home) -> Vec<Finding> {
                 if let Some(other) = known.insert(peer.username, name.clone()) {
                     findings.push(Finding::bad("peers", format!("{other} and {name} are the same identity")));
                 }
-                if peer.policy.address.is_empty() {
-                    findings.push(Finding::warn("peers", format!("{name} has no address: only it can dial us")));
-                }
+                findings.extend(meeting(&name, &peer.policy));
             }
         }
     }
@@ -212,6 +210,26 @@ fn peers(home: &Home) -> Vec<Finding> {
         findings.insert(0, Finding::ok("peers", format!("{} known", known.len())));
     }
     findings
+}
+
+/// Does each of us come to the other?
+fn meeting(name: &PeerName, policy: &Policy) -> Option<Finding> {
+    let toml = format!("peers/{name}/peer.toml");
+    match (policy.dial, policy.dialled().is_empty(), policy.turn) {
+        (_, true, true) => {
+            let text = format!("{name}: turn is set, and it is never dialled, so nothing moves");
+            Some(Finding::bad("peers", text).hint(format!("set address and dial in {toml}, or turn = false")))
+        }
+        (Dial::Always, true, false) => {
+            let text = format!("{name} has no address: only it can dial us");
+            Some(Finding::warn("peers", text).hint(format!("if that is meant, say so: dial = \"never\" in {toml}")))
+        }
+        (Dial::Never, _, false) => {
+            Some(Finding::ok("peers", format!("{name}: dial=never, it keeps connections open to us")))
+        }
+        (_, false, true) => Some(Finding::ok("peers", format!("{name}: turn, we keep connections open to it"))),
+        (_, false, false) => None,
+    }
 }
 
 /// The spool: that it can be used, is one file system, has room, is healthy, and who looks after it.

@@ -144,7 +144,7 @@ impl Actor {
         let name: PeerName = other.name.parse()?;
         let chain = Identity::load(&other.as_home())?.chain().clone();
         let card = Card { name: other.name.parse()?, addresses: Vec::new(), chain };
-        Ok(keygen::add_peer(&self.as_home(), &name, &card, &[address.parse()?], true)?)
+        Ok(keygen::add_peer(&self.as_home(), &name, &card, keygen::Reach::at(&[address.parse()?]), true)?)
     }
 
     fn command(&self) -> anyhow::Result<Command> {

@@ -3,7 +3,7 @@
 use crate::fail::{self, fail};
 use ::keygen::Error;
 use ::keygen::address::Address;
-use spool::home::Home;
+use spool::home::{Home, Settings};
 use spool::name::PeerName;
 
 /// The words after the verb.
@@ -18,6 +18,10 @@ pub struct Args {
     /// Where peers reach us, for our card; may be repeated [default: where we listen].
     #[arg(long, value_name = "HOST:PORT")]
     address: Vec<Address>,
+    /// Nobody can dial us: listens nowhere, makes a card without an address, and
+    /// has us keep connections open to the peers that are added.
+    #[arg(long, conflicts_with_all = ["listen", "address"])]
+    behind_nat: bool,
 }
 
 /// Makes the identity, and says what to do next.
@@ -31,14 +35,20 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let no_name = || fail(fail::USAGE, "this machine's name cannot be used; give one with --name");
     let name = args.name.or_else(machine_name).ok_or_else(no_name)?;
     let home = Home::find()?;
-    let username = ::keygen::create(&home, &name, &args.listen, &args.address)
-        .map_err(|error| status(error, fail::CANNOT_CREATE))?;
+    let listen = match (args.behind_nat, args.listen.is_empty()) {
+        (false, true) => Settings::default().listen.iter().filter_map(|text| text.parse().ok()).collect(),
+        _ => args.listen,
+    };
+    let username =
+        ::keygen::create(&home, &name, &listen, &args.address).map_err(|error| status(error, fail::CANNOT_CREATE))?;
     println!("{}", username.grouped());
     let (config, spool) = (home.config.display(), home.spool.display());
     eprintln!("that is the username of {name}; people compare it when they pair");
     eprintln!("  settings, certificates, keys: {config} (keep a copy; who has private/ is you)");
     eprintln!("  spool: {spool}");
-    if args.listen.iter().all(Address::is_loopback) {
+    if listen.is_empty() {
+        eprintln!("  it listens nowhere: we keep connections open to our peers, over which they ask");
+    } else if listen.iter().all(Address::is_loopback) {
         eprintln!("  it listens on this machine only; to change that, edit `listen` in {config}/netplumb.toml");
     }
     eprintln!("next: netplumb card > {name}.card, for your peer; then netplumb peer add NAME THEIR.card");

@@ -1,13 +1,14 @@
 //! `netplumb peer`: whom we know, and what they may do here.
 
+use crate::card::reachable;
 use crate::fail::{self, fail};
 use crate::keygen::status;
 use ::keygen::address::Address;
-use ::keygen::{Card, Identity, card};
+use ::keygen::{Card, Identity, Reach, card};
 use anyhow::Context;
 use serde_json::json;
 use spool::atomic::Disk;
-use spool::home::{Home, Peer};
+use spool::home::{Dial, Home, Peer};
 use spool::layout::{Owner, Place};
 use spool::name::{PeerName, Username};
 use std::io::{Read, Write};
@@ -44,6 +45,15 @@ struct Add {
     /// Lets it run any command through the shell, as you: this gives it your account.
     #[arg(long)]
     allow_shell: bool,
+    /// Never dials it: it keeps connections open to us [default: if there is no address].
+    #[arg(long)]
+    never_dial: bool,
+    /// Keeps connections open to it, since it cannot dial us [default: if our card has no address].
+    #[arg(long)]
+    turn: bool,
+    /// Keeps none.
+    #[arg(long, conflicts_with = "turn")]
+    no_turn: bool,
 }
 
 #[derive(clap::Args)]
@@ -90,23 +100,38 @@ fn add(home: &Home, words: Add) -> anyhow::Result<()> {
         return Err(fail(fail::DATA, format!("nobody can dial {wildcard}; say where the peer is with --address")));
     }
     let name = &words.name;
-    ::keygen::add_peer(home, name, &card, addresses, words.allow_shell)
+    let reach = reach(home, &words, addresses);
+    ::keygen::add_peer(home, name, &card, reach, words.allow_shell)
         .map_err(|error| status(error, fail::CANNOT_CREATE))?;
     println!("{}", card.chain.username().grouped());
     eprintln!("that is the username of {name}; compare it with what its owner sees");
     let toml = home.config.join("peers").join(name.as_str()).join("peer.toml");
-    match addresses.as_slice() {
-        [] => eprintln!(
-            "  we do not know where it is, and wait until it dials us; to change that, edit {}",
-            toml.display()
-        ),
-        known => eprintln!("  we dial it at {}", joined(known)),
+    let change = format!("to change that, edit {}", toml.display());
+    match (reach.dial, reach.turn) {
+        (Dial::Never, true) => eprintln!("  neither of us dials the other, so nothing will move; {change}"),
+        (Dial::Never, false) => eprintln!("  we never dial it, and wait until it calls in; {change}"),
+        (Dial::Always, true) => {
+            let at = joined(addresses);
+            eprintln!("  we dial it at {at}, and keep connections open over which it asks us; {change}");
+        }
+        (Dial::Always, false) => eprintln!("  we dial it at {}", joined(addresses)),
     }
     match words.allow_shell {
         true => eprintln!("  it may run any command here, as you: it has your account"),
         false => eprintln!("  it may run nothing here; to change that, edit {}", toml.display()),
     }
     Ok(())
+}
+
+/// How it and we come together, where the words leave that open.
+fn reach<'a>(home: &Home, words: &Add, addresses: &'a [Address]) -> Reach<'a> {
+    // Settings that cannot be read are told by every other verb.
+    let settings = home.settings().unwrap_or_default();
+    let unreachable = reachable(&settings).is_ok_and(|(ours, _)| ours.is_empty());
+    let Reach { dial, .. } = Reach::at(addresses);
+    let dial = if words.never_dial { Dial::Never } else { dial };
+    let turn = words.turn || unreachable && !words.no_turn && dial == Dial::Always;
+    Reach { addresses, dial, turn }
 }
 
 fn read_card(path: &Path) -> anyhow::Result<String> {
@@ -159,15 +184,17 @@ fn json_line(peer: &Peer) -> String {
     let Peer { name, username, policy, .. } = peer;
     json!({
         "name": name.as_str(), "username": username.as_str(), "address": policy.address, "shell": policy.shell,
+        "dial": policy.dial, "turn": policy.turn,
     })
     .to_string()
 }
 
 fn text_line(peer: &Peer) -> String {
     let policy = &peer.policy;
-    let address = if policy.address.is_empty() { "-".to_string() } else { joined(&policy.address) };
+    let address = if policy.dialled().is_empty() { "dial=never".to_string() } else { joined(&policy.address) };
     let shell = if policy.shell { "shell" } else { "-" };
-    format!("{:<15} {address:<25} {shell:<5} {}", peer.name, peer.username.grouped())
+    let turn = if policy.turn { "turn" } else { "-" };
+    format!("{:<15} {address:<25} {turn:<4} {shell:<5} {}", peer.name, peer.username.grouped())
 }
 
 fn broken(name: &PeerName, error: &str, json: bool) -> String {
@@ -180,9 +207,8 @@ fn broken(name: &PeerName, error: &str, json: bool) -> String {
 /// One authentic word there and back: keys, addresses and the peer's daemon are in order.
 fn test(home: &Home, words: &Test) -> anyhow::Result<()> {
     let name = &words.name;
-    if home.peer(name)?.is_none() {
-        return Err(fail(fail::NO_PEER, format!("there is no peer {name}")));
-    }
+    let none = || fail(fail::NO_PEER, format!("there is no peer {name}"));
+    let policy = home.peer(name)?.ok_or_else(none)?.policy;
     match r#loop::worker::test(home, name)? {
         Ok(milliseconds) if words.json => {
             println!("{}", json!({ "peer": name.as_str(), "ok": true, "round_trip_ms": milliseconds }));
@@ -193,6 +219,7 @@ fn test(home: &Home, words: &Test) -> anyhow::Result<()> {
                 println!("{}", json!({ "peer": name.as_str(), "ok": false, "error": trouble.error }));
             }
             let hint = match trouble.cause {
+                _ if policy.dialled().is_empty() => "let it test us, or see whether this ends: plumb NAME true",
                 "unauthentic" => "each side must have the other's card: netplumb peer add",
                 _ => "is its daemon running, and is `address` in its peer.toml right?",
             };

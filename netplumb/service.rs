@@ -16,6 +16,9 @@ pub fn run(_args: Args) -> anyhow::Result<()> {
     for address in service.addresses() {
         tracing::info!("listening on {address}");
     }
+    if service.addresses().is_empty() {
+        tracing::info!("listening on nothing: peers ask over connections that we keep open to them");
+    }
     service.confine();
     Ok(service.serve(std::io::stdin(), std::io::stdout())?)
 }

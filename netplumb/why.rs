@@ -101,7 +101,7 @@ pub fn explain(cause: &str) -> Option<(&'static str, &'static str)> {
     Some(match cause {
         "unreachable" => (
             "peer",
-            "goes on by itself when the peer answers; look at the network, at its daemon, and at `address` in peers/PEER/peer.toml",
+            "goes on by itself when the peer answers; look at the network, at its daemon, and at `address` in peers/PEER/peer.toml; one that is never dialled has to call in (`turn` in its peer.toml)",
         ),
         "receipt" => ("peer", "it was told and has not yet said that it holds the message; ask there: netplumb why ID"),
         "key" => ("peer", "it has no one-time key ready; its daemon makes more by itself, if it has room"),

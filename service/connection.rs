@@ -8,6 +8,7 @@
 use crate::door::answer;
 use crate::peers::Strange;
 use crate::pool::{Number, Source};
+use crate::turn::{self, Token, Turning};
 use crate::{Shared, lock};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
@@ -125,6 +126,10 @@ pub(crate) struct Visitor {
     pub shared: Arc<Shared>,
     pub number: Number,
     pub activity: Arc<Activity>,
+    /// The loop has turned this connection, and hears of it.
+    pub token: Option<Token>,
+    /// It is to go to the loop.
+    pub turning: Mutex<Option<Turning>>,
 }
 
 impl Drop for Visitor {
@@ -137,7 +142,7 @@ impl Drop for Visitor {
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => enter(&shared, stream, Source::of(address.ip())),
+            Ok((stream, address)) => enter(&shared, stream, Source::of(address.ip()), None),
             Err(error) if is_exhausted(&error) => {
                 if let Some(oldest) = lock(&shared.pool).oldest_stranger() {
                     oldest.end();
@@ -158,13 +163,15 @@ fn is_exhausted(error: &std::io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
 }
 
-fn enter(shared: &Arc<Shared>, stream: TcpStream, source: Source) {
+/// Answers on a connection: accepted, or turned by the loop.
+pub(crate) fn enter(shared: &Arc<Shared>, stream: TcpStream, source: Source, token: Option<Token>) {
     if prepare(&stream).is_err() {
         return;
     }
     let number = lock(&shared.pool).number();
     let activity = Arc::new(Activity::new());
-    let visitor = Arc::new(Visitor { shared: shared.clone(), number, activity: activity.clone() });
+    let (shared_too, activity_too, turning) = (shared.clone(), activity.clone(), Mutex::default());
+    let visitor = Arc::new(Visitor { shared: shared_too, number, activity: activity_too, token, turning });
     let task = tokio::spawn(serve(visitor, stream)).abort_handle();
     let leaving = lock(&shared.pool).enter(number, source, Handle { task, activity });
     if let Some(leaving) = leaving {
@@ -191,9 +198,20 @@ async fn serve(visitor: Arc<Visitor>, stream: TcpStream) {
     // without a timer and counts idle time as a head's, stands behind them.
     http.timer(TokioTimer::new()).header_read_timeout(IDLE + HEAD);
     http.max_buf_size(BUFFER).max_headers(HEADERS_MAX).keep_alive(true).auto_date_header(false);
-    let serving = http.serve_connection(stream, service_fn(move |request| answer(visitor.clone(), request)));
+    let asked = visitor.clone();
+    let serving = http.serve_connection(stream, service_fn(move |request| answer(asked.clone(), request)));
     // How a connection ends is the other side's business: it moves nothing here.
-    let _ = serving.await;
+    match &visitor.token {
+        None => drop(serving.with_upgrades().await),
+        Some(token) => tokio::select! {
+            _ = serving => {}
+            () = token.ended() => {}
+        },
+    }
+    let turning = lock(&visitor.turning).take();
+    if let Some(turning) = turning {
+        turn::hand_over(&visitor, turning).await;
+    }
 }
 
 /// Ends connections that are late, for as long as the service runs.
@@ -213,12 +231,17 @@ pub(crate) async fn sweep(shared: Arc<Shared>) {
 }
 
 /// A stream that notes what it does.
-struct Observed {
+pub(crate) struct Observed {
     stream: TokioIo<TcpStream>,
     activity: Arc<Activity>,
 }
 
 impl Observed {
+    /// The stream itself.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream.into_inner()
+    }
+
     fn wrote(&self, written: Poll<Result<usize>>) -> Poll<Result<usize>> {
         self.activity.wrote(written.is_ready());
         written

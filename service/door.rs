@@ -11,6 +11,7 @@ use crate::peers::Strange;
 use crate::pool::{Crowded, PEER_MAX, PULLING_MAX};
 use crate::pull::{Wanted, message, segment};
 use crate::request::Attended;
+use crate::turn;
 use crate::{Shared, lock};
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
@@ -24,8 +25,13 @@ use std::sync::Arc;
 
 /// The answer to whoever has no business here.
 fn stranger() -> Response<Body> {
+    nothing(StatusCode::NOT_FOUND)
+}
+
+/// A bare status, and the end of the connection.
+pub(crate) fn nothing(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NOT_FOUND;
+    *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     // Said by ourselves, for hyper leaves it out of the answer to a HEAD.
@@ -33,7 +39,7 @@ fn stranger() -> Response<Body> {
     response
 }
 
-fn whole(bytes: Vec<u8>) -> Response<Body> {
+pub(crate) fn whole(bytes: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::bytes(bytes));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -41,14 +47,18 @@ fn whole(bytes: Vec<u8>) -> Response<Body> {
 
 /// Answers a request. The connection is busy until the answer has been sent; it
 /// ends without one if its peer has too many, so that the peer tries again later.
-pub(crate) async fn answer(visitor: Arc<Visitor>, request: Request<Incoming>) -> Result<Response<Body>, Crowded> {
+pub(crate) async fn answer(visitor: Arc<Visitor>, mut request: Request<Incoming>) -> Result<Response<Body>, Crowded> {
     let busy = visitor.activity.busy();
+    let upgrade = hyper::upgrade::on(&mut request);
     let (head, _) = request.into_parts();
     let response = match enter(&visitor, &head) {
         Ok(Entered::Cert(cert)) => certificate(&visitor.shared, cert).await,
         Ok(Entered::Peer(peer, what)) => {
             admit(&visitor, &peer, &what)?;
-            attend(&visitor, peer, what, &head).await
+            match what {
+                What::Turn(_) => turn::answer(&visitor, &peer.username, &head.headers, upgrade),
+                what => attend(&visitor, peer, what, &head).await,
+            }
         }
         Err(strange) => {
             visitor.shared.strangers.note(strange);
@@ -82,7 +92,9 @@ fn enter(visitor: &Visitor, head: &Parts) -> Result<Entered, Strange> {
     if !path.verify(&peer.request_key) {
         return Err(Strange::Mac);
     }
-    shared.heard.note(from, matches!(path.what, What::Request(Ask::Hlo, ..)));
+    let greets = matches!(path.what, What::Request(Ask::Hlo, ..));
+    shared.heard.note(from, greets || matches!(path.what, What::Turn(_)));
+    visitor.token.iter().for_each(|token| token.say(!greets));
     Ok(Entered::Peer(peer, path.what))
 }
 
@@ -90,7 +102,7 @@ fn enter(visitor: &Visitor, head: &Parts) -> Result<Entered, Strange> {
 fn admit(visitor: &Visitor, peer: &Peer, what: &What) -> Result<(), Crowded> {
     let shared = &visitor.shared;
     let max = match what {
-        What::Seg { .. } => PULLING_MAX,
+        What::Seg { .. } | What::Turn(_) => PULLING_MAX,
         What::Request(..) | What::Queue(_) | What::Cert(_) => PEER_MAX,
     };
     let admitted = lock(&shared.pool).admit(visitor.number, &peer.username, max, Handle::is_idle);
@@ -134,6 +146,8 @@ async fn attend(visitor: &Visitor, peer: Arc<Peer>, what: What, head: &Parts) ->
             let wanted = Wanted { peer: &peer, connection: visitor.number, msgid, chan, n, got };
             segment(shared, wanted, &head.headers).await
         }
+        // Answered before it comes here.
+        What::Turn(_) => None,
         What::Request(ask, msgid, _) => reply(shared, peer, ask, msgid, head.uri.path()).await,
     }
 }

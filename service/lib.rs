@@ -4,7 +4,7 @@
 //! `observe.rs` what lies here, `answer.rs` decides, `note.rs` writes, and
 //! `pull.rs` sends what was laid out. This process knows no key but those that
 //! check incoming requests, dials nobody, and does nothing for strangers
-//! (doc/PROTOCOL.md#urls).
+//! (doc/PROTOCOL.md#urls). `turn.rs` exchanges connections with the loop.
 
 pub mod answer;
 mod body;
@@ -22,6 +22,7 @@ mod recording;
 pub mod request;
 mod room;
 pub mod sandbox;
+mod turn;
 mod watch;
 
 use crate::body::Buffers;
@@ -37,6 +38,7 @@ use spool::fs::Fs;
 use spool::home::{Home, Settings};
 use spool::layout::{Place, log_out};
 use spool::name::{Chan, MsgId, Username};
+use spool::turned::{Meeting, Other};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -92,11 +94,13 @@ pub struct Service {
     ours: Username,
     fs: Arc<dyn Fs>,
     listeners: Vec<TcpListener>,
+    meeting: Option<Meeting>,
 }
 
 impl Service {
-    /// Opens the spool and binds every address of the settings; one that is in
-    /// use is tried again for ten seconds. No thread is started.
+    /// Opens the spool and binds every address of the settings, and the socket
+    /// at which the loop is met; an address that is in use is tried again for
+    /// ten seconds. No thread is started.
     pub fn bind(home: &Home) -> Result<Service, Error> {
         let (ours, settings) = (home.username()?, home.settings()?);
         let fs = home.open_spool()?;
@@ -109,7 +113,9 @@ impl Service {
             let bound = bind(address).map_err(|source| Error::Listen { address: address.clone(), source })?;
             listeners.extend(bound);
         }
-        Ok(Service { home: home.clone(), settings, ours, fs, listeners })
+        // Without it nothing is turned, and all else works.
+        let meeting = Meeting::bind(&fs).inspect_err(|error| warn!("{error}: no connection can be turned")).ok();
+        Ok(Service { home: home.clone(), settings, ours, fs, listeners, meeting })
     }
 
     /// Where it listens.
@@ -166,7 +172,11 @@ impl Service {
             work: Mutex::new(HashMap::new()),
             watcher: Arc::new(Watcher::new(&self.home.spool)),
             buffers: Arc::new(Buffers::default()),
+            other: Arc::default(),
         });
+        if let Some(meeting) = self.meeting {
+            turn::meet(&shared, meeting)?;
+        }
         for listener in self.listeners {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -238,6 +248,8 @@ struct Shared {
     work: Mutex<HashMap<Username, Arc<Semaphore>>>,
     watcher: Arc<Watcher>,
     buffers: Arc<Buffers>,
+    /// The loop, with which connections are exchanged.
+    other: Arc<Other>,
 }
 
 impl Shared {

@@ -11,9 +11,10 @@ use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW,
 };
 use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +59,20 @@ impl Disk {
     /// Forgets a failed sync: a starting daemon has looked at everything anew.
     pub fn heal(&self) -> Result<()> {
         self.remove(SICK)
+    }
+
+    /// Gives a socket this name, in place of one that a dead process left. A crash may take the name, or leave it.
+    pub fn bind_socket(&self, path: &str, socket: &OwnedFd) -> Result<()> {
+        absent_is_fine(rustix::fs::unlinkat(&self.root, path, AtFlags::empty()), path)?;
+        let address = self.socket_address(path)?;
+        let bound = rustix::fs::fchmod(socket, FILE).and_then(|()| rustix::net::bind(socket, &address));
+        bound.map_err(|errno| Error::io("bind", path, errno))
+    }
+
+    /// Where a socket of this name is reached, however deep the spool lies: a socket's path has at most 107 bytes.
+    pub fn socket_address(&self, path: &str) -> Result<SocketAddrUnix> {
+        let short = format!("/proc/self/fd/{}/{path}", self.root.as_raw_fd());
+        SocketAddrUnix::new(short).map_err(|errno| Error::io("reach", path, errno))
     }
 
     fn fd(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<OwnedFd> {

@@ -247,12 +247,37 @@ impl Settings {
 pub struct Policy {
     /// Where we dial it, in the order of trying; empty: never.
     pub address: Vec<String>,
+    /// Do we dial it?
+    pub dial: Dial,
+    /// It cannot dial us: we keep connections open to it, over which it asks us.
+    pub turn: bool,
     /// May it run any command through the shell, as us?
     pub shell: bool,
     /// Are the channels of jobs that we ask it for compressed?
     pub compress: bool,
     /// Quotas.
     pub quota: Quota,
+}
+
+/// Whether a peer is dialled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dial {
+    /// Whenever there is something to ask.
+    #[default]
+    Always,
+    /// It keeps connections open to us, over which we ask.
+    Never,
+}
+
+impl Policy {
+    /// The addresses that are dialled: none, if the peer has to call in.
+    pub fn dialled(&self) -> &[String] {
+        match self.dial {
+            Dial::Always => &self.address,
+            Dial::Never => &[],
+        }
+    }
 }
 
 /// What a peer may have here at once.

@@ -27,6 +27,7 @@ pub mod report;
 pub mod retry;
 pub mod segment;
 pub mod tap1;
+pub mod turned;
 pub mod url;
 pub mod wait;
 mod writer;

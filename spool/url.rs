@@ -110,6 +110,8 @@ pub enum What {
     },
     /// A request; the nonce makes the reply its own.
     Request(Ask, MsgId, Nonce),
+    /// Whoever is asked shall ask over this connection from here on.
+    Turn(Nonce),
 }
 
 impl fmt::Display for What {
@@ -118,6 +120,7 @@ impl fmt::Display for What {
             What::Cert(cert) => write!(f, "certs/{}", cert.file()),
             What::Queue(msgid) => write!(f, "queue/{msgid}"),
             What::Seg { msgid, chan, n, got } => write!(f, "seg/{msgid}/{chan}/{n}/{got}"),
+            What::Turn(nonce) => write!(f, "turn/{nonce}"),
             What::Request(ask, msgid, nonce) => {
                 write!(f, "request/{}/{msgid}", ask.verb())?;
                 match ask {
@@ -175,6 +178,7 @@ impl<'a> Path<'a> {
             ["seg", msgid, chan, n, got] => {
                 What::Seg { msgid: msgid.parse().ok()?, chan: chan.parse().ok()?, n: decimal(n)?, got: decimal(got)? }
             }
+            ["turn", nonce] => What::Turn(nonce.parse().ok()?),
             ["request", verb, msgid, arguments @ .., nonce] => {
                 What::Request(parse_ask(verb, arguments)?, msgid.parse().ok()?, nonce.parse().ok()?)
             }
@@ -289,6 +293,7 @@ mod tests {
         ];
         let mut all: Vec<What> = asks.into_iter().map(|ask| What::Request(ask, msgid, nonce)).collect();
         all.push(What::Queue(msgid));
+        all.push(What::Turn(nonce));
         all.push(What::Seg { msgid, chan: Chan::STDIN, n: 12, got: 99 });
         all
     }

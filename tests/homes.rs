@@ -60,6 +60,17 @@ pub fn pair_behind_links(bytes_per_second: u64) -> (Peer, Peer, [Link; 2]) {
     (a, b, links)
 }
 
+/// Two peers that are up, of which `b` can be dialled, through a link of this rate, and `a` cannot.
+pub fn pair_turned(bytes_per_second: u64) -> (Peer, Peer, Link) {
+    let (mut a, mut b) = (Peer::behind_nat("a"), Peer::new("b", None));
+    let link = Link::open(&b.address, bytes_per_second).expect("a link");
+    a.knows(&b, &link.address.to_string());
+    b.knows_by_card(&a);
+    b.up();
+    a.up();
+    (a, b, link)
+}
+
 /// What a test's environment may not decide: as many descriptors as we may have,
 /// and an INT that reaches our children (a shell has its background jobs ignore
 /// it; one that we catch is at its default after exec).
@@ -77,6 +88,16 @@ fn settle_ourselves() {
 impl Peer {
     /// A fresh identity in a directory of its own.
     pub fn new(name: &'static str, parent: Option<&Path>) -> Peer {
+        let address = free_address();
+        Peer::made(name, parent, &["--listen", &address], &address)
+    }
+
+    /// One that nobody can dial.
+    pub fn behind_nat(name: &'static str) -> Peer {
+        Peer::made(name, None, &["--behind-nat"], "")
+    }
+
+    fn made(name: &'static str, parent: Option<&Path>, words: &[&str], address: &str) -> Peer {
         settle_ourselves();
         let directory = match parent {
             Some(parent) => tempfile::tempdir_in(parent),
@@ -84,17 +105,25 @@ impl Peer {
         };
         let directory = directory.expect("a directory for a home");
         let home = directory.path().join(name);
-        let address = free_address();
-        let peer = Peer { name, home, address, daemon: None, _directory: Some(directory) };
-        peer.netplumb(&["keygen", "--name", name, "--listen", &peer.address]).good();
+        let peer = Peer { name, home, address: address.into(), daemon: None, _directory: Some(directory) };
+        peer.netplumb(&[&["keygen", "--name", name], words].concat()).good();
         peer
     }
 
     /// Adds another peer under its name, at this address, with a shell.
     pub fn knows(&self, other: &Peer, address: &str) {
+        self.adds(other, &["--address", address, "--allow-shell"]);
+    }
+
+    /// Adds another peer under its name, as its card says, with a shell.
+    pub fn knows_by_card(&self, other: &Peer) {
+        self.adds(other, &["--allow-shell"]);
+    }
+
+    fn adds(&self, other: &Peer, words: &[&str]) {
         let card = other.netplumb(&["card"]).good().stdout;
         let mut add = self.command(NETPLUMB);
-        add.args(["peer", "add", other.name, "-", "--address", address, "--allow-shell"]);
+        add.args(["peer", "add", other.name, "-"]).args(words);
         run(add, &card).good();
     }
 
@@ -119,9 +148,12 @@ impl Peer {
         run(command, input)
     }
 
-    /// Starts the daemon and waits until its service answers.
+    /// Starts the daemon and waits until its service answers, if it can be dialled.
     pub fn up(&mut self) {
         self.up_without_waiting();
+        if self.address.is_empty() {
+            return;
+        }
         wait_until(Duration::from_secs(20), "the service listens", || {
             std::net::TcpStream::connect(&self.address).is_ok()
         });

@@ -17,4 +17,5 @@ mod sim;
 mod states;
 mod strangers;
 mod tidy;
+mod turned;
 mod zipped;

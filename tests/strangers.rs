@@ -73,7 +73,7 @@ fn requests(a: &Peer, b: &Peer, trap: &Trap) -> Vec<Vec<u8>> {
     let (to, known, unknown) = (username(b), username(a), Username::of_ca(b"nobody"));
     let (msgid, wrong) = (MsgId([7; 20]), Key([9; 32]));
     let asks = [Ask::Msg, Ask::Hlo, Ask::Sta, Ask::Cxl, Ask::Ack].map(|ask| What::Request(ask, msgid, Nonce([3; 16])));
-    let pulls = [What::Queue(msgid), What::Seg { msgid, chan: Chan::STDIN, n: 0, got: 0 }];
+    let pulls = [What::Turn(Nonce([3; 16])), What::Queue(msgid), What::Seg { msgid, chan: Chan::STDIN, n: 0, got: 0 }];
     let whats: Vec<What> = asks.into_iter().chain(pulls).collect();
     let head = |method: &str, path: &str, more: &str| {
         let from = format!("Host: {0}\r\nX-Forwarded-For: {0}\r\nReferer: http://{0}/\r\n", trap.address);
@@ -187,7 +187,7 @@ fn rest(peer: &Peer, jobs: usize) -> BTreeMap<String, usize> {
 }
 
 /// The remote ends of a process's established connections that it opened itself.
-fn dialled_by(pid: u32, own_port: u16) -> BTreeSet<SocketAddrV4> {
+pub fn dialled_by(pid: u32, own_port: u16) -> BTreeSet<SocketAddrV4> {
     let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
     let links = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
     let inodes: BTreeSet<String> = links

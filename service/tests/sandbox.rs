@@ -34,6 +34,7 @@ fn a_confined_service_works_and_reaches_neither_keys_nor_programs_nor_the_networ
             ("run a program", std::process::Command::new("/bin/true").spawn().is_err()),
             ("dial", TcpStream::connect(outside).is_err()),
             ("listen", TcpListener::bind("127.0.0.1:0").is_err()),
+            ("make a socket in the spool", std::os::unix::net::UnixListener::bind(home.spool.join("x.sock")).is_err()),
         ];
         assert!(fs.hint("x", b"x").is_ok());
         tell.send((confined.clone(), tried)).unwrap();

@@ -224,7 +224,7 @@ impl Service {
             return stranger;
         }
         match path.what {
-            What::Cert(_) => stranger,
+            What::Cert(_) | What::Turn(_) => stranger,
             What::Request(ask, msgid, _) => {
                 let Attended { reply, .. } = self.desk.attend(&person.peer, &ask, msgid);
                 let Some(reply) = reply else { return stranger };
@@ -328,7 +328,7 @@ fn check_statement(disk: &SimDisk, path: &str, violations: &mut Vec<String>) {
     let so = match path.what {
         What::Request(Ask::Rcp(_), msgid, _) => is_delivered(disk, msgid),
         What::Request(Ask::Got(chan, got), msgid, _) | What::Seg { msgid, chan, got, .. } => held(msgid, chan, got),
-        What::Request(..) | What::Cert(_) | What::Queue(_) => true,
+        What::Request(..) | What::Cert(_) | What::Queue(_) | What::Turn(_) => true,
     };
     if !so {
         let what = path.what.to_string();

@@ -128,7 +128,7 @@ fn collect(root: &Path, at: &Path, tree: &mut BTreeMap<String, Vec<u8>>) {
         if path.is_dir() {
             tree.insert(format!("{name}/"), Vec::new());
             collect(root, &path, tree);
-        } else {
+        } else if path.is_file() {
             tree.insert(name, std::fs::read(&path).unwrap());
         }
     }
