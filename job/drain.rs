@@ -5,16 +5,20 @@
 //! waits here, and nothing more is read.
 
 use rustix::io::Errno;
-use spool::fs::Error;
+use spool::fs::{Error, Fs};
 use spool::log::{WINDOW, Writer};
 use spool::segment::{EndKind, OVERHEAD, RECORD};
+use spool::usage::{Meter, Room};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes read in one go.
 const CHUNK: usize = 256 << 10;
 /// How often a full disk is tried again.
 pub const FULL_WAIT: Duration = Duration::from_secs(1);
+/// How often a quota that is used up is looked at again: nobody tells when it is not.
+const QUOTA_WAIT: Duration = Duration::from_millis(50);
 /// How much is appended between two looks at what the consumer has.
 const LOOK_EVERY: u64 = 1 << 20;
 /// A stream is left to fill the pipe for so long before we look again: one read
@@ -34,7 +38,7 @@ pub enum Drained {
     Gathering(Instant),
     /// The consumer does not take what is there.
     Window,
-    /// The disk is full until at least this moment.
+    /// The disk is full, or the quota used up, until at least this moment.
     Disk(Instant),
     /// The log has its END.
     Over,
@@ -53,13 +57,15 @@ pub struct Drain {
     looked_at: u64,
     read_at: Instant,
     streak: u32,
+    fs: Arc<dyn Fs>,
+    meter: Meter,
     /// The state after the last step.
     pub state: Drained,
 }
 
 impl Drain {
-    /// Drains a pipe that does not block.
-    pub fn new(pipe: OwnedFd) -> Drain {
+    /// Drains a pipe that does not block, into a log that this meter is for.
+    pub fn new(pipe: OwnedFd, fs: Arc<dyn Fs>, meter: Meter) -> Drain {
         Drain {
             pipe: Some(pipe),
             buffer: vec![0; CHUNK],
@@ -70,6 +76,8 @@ impl Drain {
             looked_at: 0,
             read_at: Instant::now(),
             streak: 0,
+            fs,
+            meter,
             state: Drained::More,
         }
     }
@@ -113,6 +121,12 @@ impl Drain {
             let room = WINDOW.saturating_sub(log.held()) as usize / (RECORD + OVERHEAD) * RECORD;
             if room == 0 {
                 return Ok(Drained::Window);
+            }
+            let allowed = self.meter.room(&*self.fs, log.offset(), log.held());
+            if allowed.bytes() == 0 {
+                log.forget()?;
+                let wait = if allowed == Room::Disk { FULL_WAIT } else { QUOTA_WAIT };
+                return Ok(Drained::Disk(Instant::now() + wait));
             }
             match rustix::io::read(pipe, &mut self.buffer[..room.min(CHUNK)]) {
                 Ok(0) => {

@@ -18,6 +18,7 @@ use spool::clock;
 use spool::crypto::SpoolKey;
 use spool::facts::Facts;
 use spool::fs::Fs;
+use spool::home::Settings;
 use spool::layout::{self, Owner, Place, log_in, log_out};
 use spool::log::{self, Reader, Writer};
 use spool::look::{self, Ages};
@@ -25,6 +26,7 @@ use spool::name::{Chan, Digest, MsgId, Role, Username};
 use spool::outcome::Outcome;
 use spool::phase::{KeeperPhase, Mark};
 use spool::segment::{EndKind, JobKeys, Stream};
+use spool::usage::Bounds;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +45,8 @@ pub struct Site {
     pub ages: Ages,
     /// As whom commands run.
     pub user: String,
+    /// The floor of free space, of which logs leave a part.
+    pub settings: Settings,
 }
 
 /// A job whose secret is open.
@@ -74,6 +78,8 @@ pub struct Started {
     pub permitted: Permitted,
     /// What we call the peer that asked.
     pub peer: String,
+    /// What bounds its output on our disk.
+    pub bounds: Bounds,
 }
 
 /// Looks at a job whose `running/<msgid>` the caller has locked, and does what
@@ -116,7 +122,8 @@ pub fn begin(site: &Site, msgid: MsgId, known: &dyn Fn(&Username) -> Option<Know
         KeeperPhase::Start => match verdict(site, &owner.username, start, known) {
             (Verdict::Run(permitted), Some(known)) => {
                 commit_started(&**fs, msgid, &known)?;
-                return Ok(Begin::Start(Started { job, permitted, peer: known.name }));
+                let bounds = Bounds::new(&site.settings, &known.policy.quota);
+                return Ok(Begin::Start(Started { job, permitted, peer: known.name, bounds }));
             }
             (Verdict::Refused(why), _) => Some(why),
             (Verdict::Run(_), None) => Some("this peer is not known here".to_string()),

@@ -109,7 +109,7 @@ fn refuse_known(config: &dyn Fs, name: &PeerName, username: &Username) -> Result
 
 /// The text of `peer.toml`.
 fn policy(name: &PeerName, addresses: &[Address], shell: bool) -> String {
-    let Quota { messages, jobs } = Quota::default();
+    let Quota { messages, jobs, .. } = Quota::default();
     let address = list(addresses);
     format!(
         r#"# What we know of {name} beside its keys, and what it may do here.
@@ -123,10 +123,16 @@ address = {address}
 shell = {shell}
 
 # What it may have here at once: messages and jobs, until they are over and it
-# has confirmed that; and jobs that run.
+# has confirmed that; and jobs that run. Then what may lie on our disk, whichever
+# side we are: of one job, where 0 is a window of 32 MiB for each of its streams
+# (with a size, up to that much of what we send waits here while the peer is
+# off), and of all jobs together, where 0 is no bound. Sizes are bytes, or
+# written like "256M" or "4G".
 [quota]
 #messages = {messages}
 #jobs = {jobs}
+#job_bytes = 0
+#bytes = 0
 "#
     )
 }
@@ -244,7 +250,10 @@ mod tests {
 
     #[test]
     fn each_default_in_the_policy_is_the_default() {
-        let text = policy(&"nas".parse().unwrap(), &[], false).replace("\n#m", "\nm").replace("\n#j", "\nj");
+        let text = policy(&"nas".parse().unwrap(), &[], false)
+            .replace("\n#m", "\nm")
+            .replace("\n#j", "\nj")
+            .replace("\n#bytes", "\nbytes");
         let directory = tempfile::tempdir().unwrap();
         let (a, b) = (somebody(&directory, "a"), somebody(&directory, "b"));
         add_by_card(&a, "nas", &b).unwrap();

@@ -38,6 +38,7 @@ use spool::fs::Fs;
 use spool::home::Settings;
 use spool::name::{MsgId, Username};
 use spool::retry::Ceiling;
+use spool::usage::{Bounds, Usage};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, RwLock};
@@ -65,6 +66,8 @@ pub struct World<N: Net> {
     pub spool_key: SpoolKey,
     /// What the configuration says.
     pub settings: Settings,
+    /// What the jobs of peers take of our disk.
+    pub usage: Arc<Usage>,
     peers: RwLock<Arc<Peers>>,
     voices: Mutex<HashMap<Username, Voice>>,
     /// When an incoming message was first seen to wait for its sender.
@@ -94,7 +97,8 @@ impl<N: Net> World<N> {
         peers: Peers,
     ) -> World<N> {
         let (peers, voices, waiting) = (RwLock::new(Arc::new(peers)), Mutex::default(), Mutex::default());
-        World { fs, clock, rng, net, identity, spool_key, settings, peers, voices, waiting }
+        let usage = Arc::default();
+        World { fs, clock, rng, net, identity, spool_key, settings, usage, peers, voices, waiting }
     }
 
     /// Our own username.
@@ -115,6 +119,11 @@ impl<N: Net> World<N> {
     /// Knows these peers from here on.
     pub fn know(&self, peers: Peers) {
         *self.peers.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(peers);
+    }
+
+    /// What bounds the logs of this peer's jobs on our disk.
+    pub fn bounds(&self, peer: &Known) -> Bounds {
+        Bounds::new(&self.settings, &peer.policy.quota)
     }
 
     fn voice<T>(&self, username: &Username, look: impl FnOnce(&mut Voice) -> T) -> T {

@@ -2,7 +2,7 @@
 
 use crate::net::Remote;
 use keygen::{Chain, Identity, Pair};
-use spool::home::Home;
+use spool::home::{Home, Policy};
 use spool::name::{PeerName, Username};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub struct Known {
     pub remote: Remote,
     /// Its certificates, verified, and the keys that only the two of us have.
     pub pair: Pair,
+    /// What we let it have.
+    pub policy: Policy,
 }
 
 /// All peers, by username.
@@ -26,8 +28,8 @@ pub fn load(home: &Home, identity: &Identity) -> Peers {
     let known = peers.into_values().filter_map(|peer| {
         let pair = Chain::load(home, &peer.name).and_then(|chain| Pair::new(identity, &chain));
         let pair = pair.inspect_err(|error| tracing::warn!("peer {}: {error}", peer.name)).ok()?;
-        let remote = Remote { username: peer.username, addresses: peer.policy.address };
-        Some(Known { name: peer.name, remote, pair })
+        let remote = Remote { username: peer.username, addresses: peer.policy.address.clone() };
+        Some(Known { name: peer.name, remote, pair, policy: peer.policy })
     });
     known.map(|known| (known.remote.username.clone(), Arc::new(known))).collect()
 }

@@ -8,8 +8,9 @@ use crate::comm::Trouble;
 use spool::fs::{Fs, Result};
 use spool::layout::{log_in, make_dirs};
 use spool::log::{self, Copy, CopyError, WINDOW};
-use spool::name::{Chan, MsgId};
+use spool::name::{Chan, MsgId, Role};
 use spool::segment::{BadSegment, End, JobKeys, Stream};
+use spool::usage::{Bounds, Meter, Room, Usage};
 use std::sync::Arc;
 
 /// The copy of one channel's log, with how much of it is durable.
@@ -27,6 +28,7 @@ pub struct Pull {
     unsynced: Vec<u64>,
     /// The segment whose name is durable.
     named: Option<u64>,
+    meter: Meter,
 }
 
 /// What is to be done next.
@@ -43,6 +45,8 @@ pub enum Want {
     },
     /// The reader must take something first.
     Full,
+    /// Our own disk must have room first: `quota` or `disk_full`.
+    NoRoom(&'static str),
     /// Nothing: END is held.
     End,
 }
@@ -56,7 +60,20 @@ impl Pull {
         let copy = Copy::open(fs.clone(), &dir, keys.clone(), stream)?;
         let unsynced = log::segments(&*fs, &dir)?;
         let read = log::hinted(&*fs, &format!("{dir}/read"))?;
-        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, until: 0, unsynced, named: None })
+        let producer = if stream.producer == Role::Sender { &keys.sender } else { &keys.recipient };
+        let meter = Meter::new(Arc::default(), producer.clone(), keys.msgid, stream.chan, Bounds::default());
+        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, until: 0, unsynced, named: None, meter })
+    }
+
+    /// The same, measured with all others of this process.
+    pub fn measured(mut self, usage: &Arc<Usage>) -> Pull {
+        self.meter.share(usage);
+        self
+    }
+
+    /// What bounds the copy on our disk, beside its window.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.meter.set_bounds(bounds);
     }
 
     /// The channel.
@@ -86,6 +103,11 @@ impl Pull {
         if allowance == 0 {
             return Want::Full;
         }
+        let held = self.copy.offset().saturating_sub(self.read);
+        let allowance = match self.meter.room(&*self.fs, self.copy.offset(), held) {
+            Room::Bytes(room) => allowance.min(room),
+            room => return Want::NoRoom(room.cause().unwrap_or("disk_full")),
+        };
         let (n, from) = self.copy.wanted();
         self.until = from.saturating_add(allowance);
         Want::Get { n, from, until: self.until }

@@ -151,6 +151,11 @@ impl<N: Net> Stream<N> {
 
     /// What is to be under way next, with nothing in the way.
     fn next_get(&mut self) -> Under {
+        // What is known of the peer may have changed since we began.
+        if let Some(peer) = self.world.peer(&self.peer.remote.username) {
+            self.pull.set_bounds(self.world.bounds(&peer));
+            self.peer = peer;
+        }
         match self.pull.want() {
             Want::End => Under::End,
             Want::Full => {
@@ -158,6 +163,7 @@ impl<N: Net> Stream<N> {
                 self.full = (pause * 2).min(FULL[1]);
                 Under::Pause(Box::pin(tokio::time::sleep(pause)))
             }
+            Want::NoRoom(cause) => self.no_room(cause),
             Want::Get { n, from, until } => {
                 self.full = FULL[0];
                 self.asked = self.world.clock.now();
@@ -261,11 +267,27 @@ impl<N: Net> Stream<N> {
         if trouble.cause == "unreachable" {
             self.world.miss(&self.peer.remote.username);
         }
-        let ceiling = if trouble.cause == "over" { Ceiling::Foreground } else { self.world.ceiling(&self.peer) };
+        let ceiling = match trouble.cause {
+            "over" => Ceiling::Foreground,
+            "disk_full" => Ceiling::Live,
+            _ => self.world.ceiling(&self.peer),
+        };
         let delay = self.backoff.delay(ceiling, &*self.world.rng);
         self.troubled = true;
         let _ = self.events.send(Event::Trouble(self.pull.chan(), trouble, delay));
         self.rest(delay)
+    }
+
+    /// Our own disk has no room: looks again soon, for nobody tells when it has.
+    fn no_room(&mut self, cause: &'static str) -> Under {
+        let error = match cause {
+            "quota" => "the quota of its job, or of its peer, is used up",
+            _ => "the spool's file system has less left than logs leave alone",
+        };
+        self.troubled = true;
+        let delay = self.backoff.delay(Ceiling::Live, &*self.world.rng);
+        let _ = self.events.send(Event::Trouble(self.pull.chan(), Trouble::new(cause, error), delay));
+        Under::Pause(Box::pin(tokio::time::sleep(delay)))
     }
 
     fn rest(&self, delay: Duration) -> Under {

@@ -182,7 +182,7 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
         plumb: fs.is_locked(&format!("{dir}/{PLUMB}")).unwrap_or(false),
         keeper: fs.is_locked(&layout::running(msgid)).unwrap_or(false),
         outcome: outcome(fs, &dir),
-        why: Why::read(fs, &dir),
+        why: Why::of_job(view, msgid, owner.as_ref()),
         error: error.or_else(|| logs.into_iter().find_map(|seen| seen.damaged)),
         owner,
     })

@@ -18,12 +18,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let home = Home::find()?;
     home.check()?;
     let account = Account::ours();
+    let settings = home.settings()?;
     let site = Site {
         fs: home.open_spool()?,
         spool_key: home.spool_key()?,
         ours: home.username()?,
-        ages: home.settings()?.ages(),
+        ages: settings.ages(),
         user: account.name.clone(),
+        settings,
     };
     process::keep(&site, &home.spool, &account, args.msgid, &|username| known(&home, username))?;
     Ok(())

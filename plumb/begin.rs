@@ -9,7 +9,7 @@ use crate::bell::{Bell, Event, Events, Over};
 use crate::ending::{Ending, Reason};
 use crate::screen::Screen;
 use crate::why::{Why, is_daemon_alive};
-use crate::{input, signals};
+use crate::{input, input::Blocked, signals};
 use job::message::Start;
 use job::submit::{self, Submitted};
 use spool::atomic::{Disk, SICK};
@@ -19,6 +19,7 @@ use spool::home::{Home, Settings};
 use spool::layout::{Place, log_in, log_out};
 use spool::name::{Chan, MsgId, Role, Username};
 use spool::segment::{JobKeys, Stream};
+use spool::usage::Bounds;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,10 @@ pub struct Job {
     pub over: Over,
     /// Declared when the command reads no more of our input.
     pub unread: Over,
+    /// What bounds our input on the disk.
+    pub bounds: Bounds,
+    /// Why no more of our input is read.
+    pub blocked: Blocked,
 }
 
 impl Job {
@@ -76,6 +81,7 @@ pub struct Ready {
     ours: Username,
     theirs: Username,
     settings: Settings,
+    bounds: Bounds,
 }
 
 /// Looks up identity, settings and the peer.
@@ -91,7 +97,8 @@ pub fn ready(host: &str) -> Result<Ready, Ending> {
     let peer = home.peer(&name).map_err(home_failed)?;
     let hint = "hint: peers are listed by: netplumb peer list";
     let peer = peer.ok_or_else(|| nobody(format!("no peer {host} is known here\n  {hint}")))?;
-    Ok(Ready { fs, root: home.spool, spool_key, ours, theirs: peer.username, settings })
+    let bounds = Bounds::new(&settings, &peer.policy.quota);
+    Ok(Ready { fs, root: home.spool, spool_key, ours, theirs: peer.username, settings, bounds })
 }
 
 fn home_failed(error: spool::home::Error) -> Ending {
@@ -119,7 +126,8 @@ pub fn queue(
         room.patiently(|fs| submit::prepare(fs, &ready.spool_key, &ready.ours, &ready.theirs, &start))?;
     let over = || Over::new().map_err(|error| Ending::failed(Reason::Disk, error));
     let (fs, root, keys) = (ready.fs.clone(), ready.root.clone(), submitted.keys.clone());
-    let job = Job { fs, root, keys, over: over()?, unread: over()? };
+    let (bounds, blocked) = (ready.bounds, Blocked::default());
+    let job = Job { fs, root, keys, over: over()?, unread: over()?, bounds, blocked };
     input::start(&job, bell, request.no_input).map_err(|error| Ending::failed(Reason::Disk, error))?;
     if !is_daemon_alive(&*job.fs) {
         screen.note(Why::because("no_daemon").text(&request.host, 0));

@@ -9,6 +9,7 @@ use crate::crypto::{Key, SpoolKey};
 use crate::layout::DIRECTORIES;
 use crate::look::Ages;
 use crate::name::{PeerName, Username};
+use crate::size::Size;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -261,11 +262,15 @@ pub struct Quota {
     pub messages: usize,
     /// Jobs that run.
     pub jobs: usize,
+    /// Bytes of a job's logs on our disk, whichever side we are; 0: each log has its window.
+    pub job_bytes: Size,
+    /// Bytes of the logs of all its jobs on our disk; 0: no bound.
+    pub bytes: Size,
 }
 
 impl Default for Quota {
     fn default() -> Quota {
-        Quota { messages: 1000, jobs: 16 }
+        Quota { messages: 1000, jobs: 16, job_bytes: Size(0), bytes: Size(0) }
     }
 }
 

@@ -5,9 +5,11 @@ mod by_hand;
 mod cuts;
 mod deaths;
 mod exchange;
+mod full;
 mod homes;
 #[path = "../netplumb/link.rs"]
 mod link;
+mod quota;
 mod secrets;
 mod sim;
 mod states;

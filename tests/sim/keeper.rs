@@ -94,6 +94,7 @@ impl Keeper {
             ours: person.username().clone(),
             ages: settings().ages(),
             user: "me".into(),
+            settings: Default::default(),
         };
         Keeper { disk, msgid, ledger, site, lock: None, running: None, ending: None, hasty, done: false }
     }
