@@ -132,7 +132,7 @@ fn a_command_finds_a_clean_account_and_what_may_be_passed_on() {
                   grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o pgid= -p $$ | tr -d ' ' | sed \"s/^$$\\$/leader/\"";
     let env = [("GIT_PROTOCOL", "version=2"), ("LD_PRELOAD", "/evil.so"), ("PLUMB_JOB", "lie")];
     let env: BTreeMap<_, _> = env.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
-    let mut rig = Rig::with(Start { argv: vec![script.into()], env, user: "somebody".into() });
+    let mut rig = Rig::with(Start { argv: vec![script.into()], env, user: "somebody".into(), ..Start::default() });
     assert_eq!(rig.run(), Outcome::Exited(0), "{}", rig.stderr());
     let text = String::from_utf8(rig.stdout().to_vec()).unwrap();
     let lines: Vec<&str> = text.lines().collect();

@@ -5,6 +5,7 @@
 //! recipient understands what it can; a doubled one is refused.
 
 use crate::Error;
+use spool::bucket::Priority;
 use spool::crypto::Key;
 use spool::layout::{MESSAGE, Place, rest_label};
 use spool::look::{MESSAGE_MAX, MESSAGE_REST_MAX};
@@ -22,6 +23,8 @@ pub struct Start {
     pub user: String,
     /// Variables for the command's environment.
     pub env: BTreeMap<String, Vec<u8>>,
+    /// Beside other jobs with the same peer, where a limit holds.
+    pub priority: Priority,
 }
 
 impl Start {
@@ -36,6 +39,9 @@ impl Start {
         if !self.user.is_empty() {
             list.insert("user".into(), self.user.clone().into_bytes());
         }
+        if self.priority != Priority::Normal {
+            list.insert("priority".into(), self.priority.word().into());
+        }
         list
     }
 
@@ -49,6 +55,8 @@ impl Start {
                 start.env.insert(name.to_string(), value.clone());
             }
         }
+        let priority = list.get("priority").and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+        start.priority = priority.unwrap_or_default();
         let user = list.get("user").cloned().unwrap_or_default();
         start.user = String::from_utf8(user).map_err(|_| Error::Peer("START: the user is not text".into()))?;
         Ok(start)
@@ -122,6 +130,7 @@ mod tests {
             argv: vec![b"cat".to_vec(), vec![0xff, b' ']],
             user: "backup".into(),
             env: BTreeMap::from([("GIT_PROTOCOL".into(), b"version=2".to_vec())]),
+            priority: Priority::Low,
         };
         let secret = Key([3; 32]);
         let message = write(&secret, &start).unwrap();

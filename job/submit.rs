@@ -41,6 +41,7 @@ pub fn prepare(
         let key = spool_key.seal(&rest_label(KEY, msgid), &secret.0);
         let message = spool_key.seal(&rest_label(MESSAGE, msgid), &message);
         job.write(fs, &[(PEER, &peer), (KEY, &key)])?;
+        start.priority.note(fs, &job.hidden)?;
         queued.write(fs, &[(PEER, &peer), (MESSAGE, &message), (Mark::SendReq.name(), b"")])?;
         for (side, producer) in [("out", Role::Sender), ("in", Role::Recipient)] {
             for chan in producer.produces() {

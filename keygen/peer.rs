@@ -9,12 +9,15 @@ use crate::create::{key_line, list};
 use crate::{Card, Error, Identity, Pair, Result};
 use spool::atomic::{self, Disk};
 use spool::fs::{Fs, Lock, is_hidden};
-use spool::home::{Home, Quota};
+use spool::home::{Home, Policy, Quota};
 use spool::name::{PeerName, Username};
+use spool::timetable::Timetable;
 use spool::url;
 use std::time::Duration;
 
 const PEERS: &str = "peers";
+/// No `peer.toml` is longer, in bytes.
+const POLICY_MAX: usize = 1 << 20;
 
 /// Makes a peer of a card, under the name that we call it. `addresses` are
 /// where we dial it. With `shell` it may run any command, as us.
@@ -24,6 +27,45 @@ const PEERS: &str = "peers";
 pub fn add_peer(home: &Home, name: &PeerName, card: &Card, addresses: &[Address], shell: bool) -> Result<()> {
     let pair = Pair::new(&Identity::load(home)?, &card.chain)?;
     add(&Disk::open(&home.config)?, &pair, name, addresses, shell)
+}
+
+/// Sets how fast a peer may be talked to: one line of its `peer.toml`, in which
+/// everything else stays. False if there is no such peer. Durable afterwards;
+/// after a crash the file is the old one or the new one.
+pub fn set_bwlimit(home: &Home, name: &PeerName, limit: &Timetable) -> Result<bool> {
+    let config = Disk::open(&home.config)?;
+    let _lock = lock(&config)?;
+    let (dir, path) = (format!("{PEERS}/{name}"), format!("{PEERS}/{name}/peer.toml"));
+    if !config.exists(&format!("{dir}/username")) {
+        return Ok(false);
+    }
+    let text = config.read_if_sound(&path, POLICY_MAX)?.unwrap_or_default();
+    let text = with_line(&String::from_utf8_lossy(&text), "bwlimit", &format!("{:?}", limit.text()));
+    match Policy::read(&text) {
+        Ok(policy) if policy.bwlimit == *limit => {}
+        Ok(_) => return Err(Error::Ours(format!("{path} says bwlimit in a way that has to be changed by hand"))),
+        Err(error) => return Err(Error::Ours(format!("{path}: {error}"))),
+    }
+    config.hint(&path, text.as_bytes())?;
+    config.sync_all(&[&path, &dir])?;
+    Ok(true)
+}
+
+/// The text with this line for `name`, in place of the one that says it, or is
+/// commented out, before the first table.
+fn with_line(text: &str, name: &str, value: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let tables = lines.iter().position(|line| line.starts_with('[')).unwrap_or(lines.len());
+    let says = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='));
+    let top = || lines[..tables].iter();
+    let there = top().position(|line| says(line.trim_start()));
+    let there = there.or_else(|| top().position(|line| line.strip_prefix('#').is_some_and(says)));
+    let line = format!("{name} = {value}");
+    match there {
+        Some(at) => lines[at] = &line,
+        None => lines.insert(tables, &line),
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Removes a peer; false if there is none of this name, not even half of one.
@@ -117,6 +159,10 @@ fn policy(name: &PeerName, addresses: &[Address], shell: bool) -> String {
 
 # Where we dial it, in the order of trying. Empty: never; it dials us.
 address = {address}
+
+# Bytes a second to and from it, as rclone's --bwlimit says them: "512k" (KiB),
+# "10M:1M" (up:down), "08:00,512k 23:00,off", "Mon-00:00,512k Sat-00:00,off".
+#bwlimit = "off"
 
 # May it run any command through the shell, as the user that netplumb runs as?
 # true gives it your account.
@@ -246,6 +292,29 @@ mod tests {
         Chain::load(&a.home, &name).unwrap();
         assert_eq!(std::fs::read_dir(a.home.config.join("peers")).unwrap().count(), 1, "nothing hidden is left");
         assert!(a.home.peer(&name).unwrap().unwrap().policy.shell);
+    }
+
+    #[test]
+    fn a_limit_is_one_line_and_all_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (somebody(&directory, "a"), somebody(&directory, "b"));
+        add_by_card(&a, "nas", &b).unwrap();
+        let (name, path): (PeerName, _) = ("nas".parse().unwrap(), a.home.config.join("peers/nas/peer.toml"));
+        let read = || std::fs::read_to_string(&path).unwrap();
+        let before = read();
+        for limit in ["512k", "08:00,512k 23:00,off", "off"] {
+            assert!(set_bwlimit(&a.home, &name, &limit.parse().unwrap()).unwrap());
+            assert_eq!(read(), before.replace("#bwlimit = \"off\"", &format!("bwlimit = \"{limit}\"")));
+            assert_eq!(a.home.peer(&name).unwrap().unwrap().policy.bwlimit.text(), limit);
+        }
+        // One that was never said goes before the tables; one that is said otherwise is left to its writer.
+        std::fs::write(&path, "shell = true\n[quota]\njobs = 2\n").unwrap();
+        assert!(set_bwlimit(&a.home, &name, &"1M".parse().unwrap()).unwrap());
+        assert_eq!(read(), "shell = true\nbwlimit = \"1M\"\n[quota]\njobs = 2\n");
+        std::fs::write(&path, "'bwlimit' = \"2M\"\n").unwrap();
+        assert!(set_bwlimit(&a.home, &name, &"1M".parse().unwrap()).is_err());
+        assert_eq!(read(), "'bwlimit' = \"2M\"\n");
+        assert!(!set_bwlimit(&a.home, &"nobody".parse().unwrap(), &"1M".parse().unwrap()).unwrap());
     }
 
     #[test]

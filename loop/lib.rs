@@ -32,6 +32,7 @@ mod stream_test;
 use crate::net::Net;
 use crate::peers::{Known, Peers};
 use keygen::Identity;
+use spool::bucket::{Gate, Way};
 use spool::clock::{Clock, Rng};
 use spool::crypto::SpoolKey;
 use spool::fs::Fs;
@@ -68,6 +69,8 @@ pub struct World<N: Net> {
     pub settings: Settings,
     /// What the jobs of peers take of our disk.
     pub usage: Arc<Usage>,
+    /// How fast peers may be pulled.
+    pub gate: Gate,
     peers: RwLock<Arc<Peers>>,
     voices: Mutex<HashMap<Username, Voice>>,
     /// When an incoming message was first seen to wait for its sender.
@@ -97,8 +100,8 @@ impl<N: Net> World<N> {
         peers: Peers,
     ) -> World<N> {
         let (peers, voices, waiting) = (RwLock::new(Arc::new(peers)), Mutex::default(), Mutex::default());
-        let usage = Arc::default();
-        World { fs, clock, rng, net, identity, spool_key, settings, usage, peers, voices, waiting }
+        let (usage, gate) = (Arc::default(), Gate::new(Way::Down));
+        World { fs, clock, rng, net, identity, spool_key, settings, usage, gate, peers, voices, waiting }
     }
 
     /// Our own username.

@@ -5,6 +5,7 @@ use keygen::{Chain, Identity, Pair};
 use spool::home::{Home, Policy};
 use spool::name::{PeerName, Username};
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// A peer with all that is needed to talk to it.
@@ -32,4 +33,19 @@ pub fn load(home: &Home, identity: &Identity) -> Peers {
         Some(Known { name: peer.name, remote, pair, policy: peer.policy })
     });
     known.map(|known| (known.remote.username.clone(), Arc::new(known))).collect()
+}
+
+/// A peer's directory, and when its `peer.toml` was made and changed.
+pub type Stamp = (std::ffi::OsString, Option<(u64, i64, i64)>);
+
+/// What of the peers can be seen without reading them: another value, another peer or policy.
+pub fn stamps(home: &Home) -> Vec<Stamp> {
+    let entries = std::fs::read_dir(home.config.join("peers")).into_iter().flatten().flatten();
+    let stamp = |entry: std::fs::DirEntry| {
+        let changed = std::fs::metadata(entry.path().join("peer.toml"));
+        (entry.file_name(), changed.ok().map(|file| (file.ino(), file.mtime(), file.mtime_nsec())))
+    };
+    let mut stamps: Vec<Stamp> = entries.map(stamp).collect();
+    stamps.sort_unstable();
+    stamps
 }

@@ -113,6 +113,11 @@ impl Pull {
         Want::Get { n, from, until: self.until }
     }
 
+    /// The GET that is wanted asks for no more than up to here.
+    pub fn narrow(&mut self, until: u64) {
+        self.until = self.until.min(until);
+    }
+
     /// Takes over bytes that came; says how many became readable. Bytes that do
     /// not verify are dropped: pull again. So is what nobody asked for: were it
     /// kept, the peer would decide how much of our disk it fills.

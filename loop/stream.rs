@@ -10,6 +10,7 @@ use crate::net::{Answer, Body, Get, Net, NetError};
 use crate::peers::Known;
 use crate::pull::{Pull, Sync, Synced, Want};
 use bytes::Bytes;
+use spool::bucket::{Mover, Priority};
 use spool::log::CopyError;
 use spool::name::{Chan, decimal};
 use spool::retry::{Backoff, Ceiling};
@@ -75,6 +76,7 @@ enum Next {
 pub struct Stream<N: Net> {
     world: Arc<World<N>>,
     peer: Arc<Known>,
+    who: Mover,
     pull: Pull,
     events: UnboundedSender<Event>,
     backoff: Backoff,
@@ -96,7 +98,10 @@ impl<N: Net> Stream<N> {
         let (backoff, full) = (Backoff::default(), FULL[0]);
         let (fruitless, asked, told, troubled) = (0, Duration::ZERO, 0, false);
         let (syncing, telling) = (None, None);
-        Stream { world, peer, pull, events, backoff, troubled, fruitless, asked, full, told, syncing, telling }
+        let (msgid, chan) = (pull.msgid(), pull.chan());
+        let priority = Priority::of(&*world.fs, msgid);
+        let who = Mover { peer: peer.remote.username.clone(), msgid, chan, priority };
+        Stream { world, peer, who, pull, events, backoff, troubled, fruitless, asked, full, told, syncing, telling }
     }
 
     /// Pulls until END is held and told, or the channel is broken, or our own
@@ -166,6 +171,13 @@ impl<N: Net> Stream<N> {
             Want::NoRoom(cause) => self.no_room(cause),
             Want::Get { n, from, until } => {
                 self.full = FULL[0];
+                // No more is asked for than may come: what was sent and waits in
+                // sockets would be lost with a connection that is given up for it.
+                let until = match self.world.gate.ask(self.world.clock.now(), &self.peer.policy.bwlimit, &self.who) {
+                    Ok(most) => until.min(from.saturating_add(most)),
+                    Err(wait) => return Under::Pause(Box::pin(tokio::time::sleep(wait))),
+                };
+                self.pull.narrow(until);
                 self.asked = self.world.clock.now();
                 let got = self.pull.got();
                 self.told = self.told.max(got);
@@ -235,10 +247,15 @@ impl<N: Net> Stream<N> {
     }
 
     fn feed(&mut self, under: Under, bytes: &[u8]) -> Result<Under, Trouble> {
+        let limit = &self.peer.policy.bwlimit;
+        self.world.gate.moved(self.world.clock.now(), limit, &self.who, bytes.len() as u64);
         match self.pull.feed(bytes) {
             Ok(fresh) => {
-                if fresh > 0 {
+                // Under a limit the pieces may be smaller than a record.
+                if fresh > 0 || !limit.is_empty() {
                     self.fruitless = 0;
+                }
+                if fresh > 0 {
                     self.fine();
                 }
                 Ok(under)

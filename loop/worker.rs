@@ -30,6 +30,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// than this; a tenth of it for one that is unknown.
 const PEERS_APART: Duration = Duration::from_secs(10);
 
+/// How often one looks whether somebody changed a peer.
+const CHANGES_APART: Duration = Duration::from_secs(3);
+
 /// What stands against starting.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -109,6 +112,8 @@ struct Worker {
     home: Home,
     works: HashMap<(Place, MsgId), Work>,
     peers_read: Instant,
+    /// The `peer.toml` of all peers, as they were at the last look.
+    seen: Vec<peers::Stamp>,
     reports: UnboundedSender<(Report, bool)>,
     reported: UnboundedReceiver<(Report, bool)>,
 }
@@ -116,7 +121,8 @@ struct Worker {
 impl Worker {
     fn new(world: Arc<World<Http>>, home: Home) -> Worker {
         let (reports, reported) = unbounded_channel();
-        Worker { world, home, works: HashMap::new(), peers_read: Instant::now(), reports, reported }
+        let seen = peers::stamps(&home);
+        Worker { world, home, works: HashMap::new(), peers_read: Instant::now(), seen, reports, reported }
     }
 
     async fn serve(mut self, mut orders: UnboundedReceiver<Order>) {
@@ -130,8 +136,11 @@ impl Worker {
             tracing::warn!("cannot begin well: {error}");
         }
         self.refill();
+        let mut looks = tokio::time::interval(CHANGES_APART);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = looks.tick() => self.look_at_peers(),
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order),
                     None => return,
@@ -147,6 +156,15 @@ impl Worker {
             Order::Heard(username) => self.world.hear(&username),
             Order::Hello => self.hello(),
             Order::Reload => self.read_peers(),
+        }
+    }
+
+    /// A limit, a quota or an address may be another one.
+    fn look_at_peers(&mut self) {
+        let seen = peers::stamps(&self.home);
+        if seen != self.seen {
+            self.seen = seen;
+            self.read_peers();
         }
     }
 

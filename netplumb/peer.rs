@@ -10,6 +10,7 @@ use spool::atomic::Disk;
 use spool::home::{Home, Peer};
 use spool::layout::{Owner, Place};
 use spool::name::{PeerName, Username};
+use spool::timetable::Timetable;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,8 @@ enum Verb {
     Add(Add),
     /// Lists the peers.
     List(List),
+    /// Changes what is known of a peer, while everything runs.
+    Set(Set),
     /// Forgets a peer: it can deliver nothing more, and we do not dial it.
     Remove(Remove),
     /// Asks a peer for a sign of life, and says how long it took.
@@ -44,6 +47,18 @@ struct Add {
     /// Lets it run any command through the shell, as you: this gives it your account.
     #[arg(long)]
     allow_shell: bool,
+    /// Bytes a second to and from it, and when: 512k, 10M:1M (up:down), "08:00,512k 23:00,off".
+    #[arg(long, value_name = "TIMETABLE")]
+    bwlimit: Option<Timetable>,
+}
+
+#[derive(clap::Args)]
+struct Set {
+    /// What we call it.
+    name: PeerName,
+    /// Bytes a second to and from it, and when: 512k, 10M:1M (up:down), "08:00,512k 23:00,off"; off ends it.
+    #[arg(long, value_name = "TIMETABLE")]
+    bwlimit: Timetable,
 }
 
 #[derive(clap::Args)]
@@ -77,6 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.verb {
         Verb::Add(words) => add(&home, words),
         Verb::List(words) => list(&home, words.json),
+        Verb::Set(words) => set(&home, &words.name, &words.bwlimit),
         Verb::Remove(words) => remove(&home, &words.name, words.dry_run),
         Verb::Test(words) => test(&home, &words),
     }
@@ -92,6 +108,9 @@ fn add(home: &Home, words: Add) -> anyhow::Result<()> {
     let name = &words.name;
     ::keygen::add_peer(home, name, &card, addresses, words.allow_shell)
         .map_err(|error| status(error, fail::CANNOT_CREATE))?;
+    if let Some(bwlimit) = &words.bwlimit {
+        set(home, name, bwlimit)?;
+    }
     println!("{}", card.chain.username().grouped());
     eprintln!("that is the username of {name}; compare it with what its owner sees");
     let toml = home.config.join("peers").join(name.as_str()).join("peer.toml");
@@ -107,6 +126,14 @@ fn add(home: &Home, words: Add) -> anyhow::Result<()> {
         false => eprintln!("  it may run nothing here; to change that, edit {}", toml.display()),
     }
     Ok(())
+}
+
+/// The service and the loop see it within some seconds.
+fn set(home: &Home, name: &PeerName, bwlimit: &Timetable) -> anyhow::Result<()> {
+    match ::keygen::set_bwlimit(home, name, bwlimit).map_err(|error| status(error, fail::CONFIG))? {
+        true => Ok(()),
+        false => Err(fail(fail::NO_PEER, format!("there is no peer {name}"))),
+    }
 }
 
 fn read_card(path: &Path) -> anyhow::Result<String> {
@@ -159,6 +186,7 @@ fn json_line(peer: &Peer) -> String {
     let Peer { name, username, policy, .. } = peer;
     json!({
         "name": name.as_str(), "username": username.as_str(), "address": policy.address, "shell": policy.shell,
+        "bwlimit": policy.bwlimit.text(),
     })
     .to_string()
 }
@@ -167,7 +195,8 @@ fn text_line(peer: &Peer) -> String {
     let policy = &peer.policy;
     let address = if policy.address.is_empty() { "-".to_string() } else { joined(&policy.address) };
     let shell = if policy.shell { "shell" } else { "-" };
-    format!("{:<15} {address:<25} {shell:<5} {}", peer.name, peer.username.grouped())
+    let bwlimit = if policy.bwlimit.is_empty() { String::new() } else { format!("  {}", policy.bwlimit.text()) };
+    format!("{:<15} {address:<25} {shell:<5} {}{bwlimit}", peer.name, peer.username.grouped())
 }
 
 fn broken(name: &PeerName, error: &str, json: bool) -> String {

@@ -285,6 +285,7 @@ pub mod tests {
                 argv: words.iter().map(|word| word.as_bytes().to_vec()).collect(),
                 user: "backup".into(),
                 env: BTreeMap::from([("TOKEN".to_string(), b"hush".to_vec())]),
+                ..Default::default()
             };
             let (key, ours) = (self.view.spool_key().unwrap(), self.view.home.username().unwrap());
             let (submitted, prepared) = job::submit::prepare(&*self.view.fs, &key, &ours, &nas(), &start).unwrap();

@@ -119,8 +119,12 @@ pub fn queue(
     bell: &Bell,
     events: &Events,
 ) -> Result<(Job, Submitted), Ending> {
-    let start =
-        Start { argv: request.words.clone(), user: request.user.clone(), env: request.env.iter().cloned().collect() };
+    let start = Start {
+        argv: request.words.clone(),
+        user: request.user.clone(),
+        env: request.env.iter().cloned().collect(),
+        priority: request.priority,
+    };
     let mut room = Room { ready: &ready, host: &request.host, screen, events, told: None };
     let (submitted, prepared) =
         room.patiently(|fs| submit::prepare(fs, &ready.spool_key, &ready.ours, &ready.theirs, &start))?;

@@ -22,6 +22,7 @@ mod recording;
 pub mod request;
 mod room;
 pub mod sandbox;
+mod throttle;
 mod watch;
 
 use crate::body::Buffers;
@@ -31,12 +32,14 @@ use crate::peers::{Heard, Peers, Strangers, Troubles};
 use crate::pool::{Number, Pool};
 use crate::request::Desk;
 use crate::watch::Watcher;
+use spool::bucket::{Gate, Way};
 use spool::clock::{System, boot};
 use spool::crypto::Key;
 use spool::fs::Fs;
 use spool::home::{Home, Settings};
 use spool::layout::{Place, log_out};
 use spool::name::{Chan, MsgId, Username};
+use spool::timetable::Zone;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -92,6 +95,7 @@ pub struct Service {
     ours: Username,
     fs: Arc<dyn Fs>,
     listeners: Vec<TcpListener>,
+    zone: Zone,
 }
 
 impl Service {
@@ -109,7 +113,9 @@ impl Service {
             let bound = bind(address).map_err(|source| Error::Listen { address: address.clone(), source })?;
             listeners.extend(bound);
         }
-        Ok(Service { home: home.clone(), settings, ours, fs, listeners })
+        // Read here: a sandbox lets nobody open the zone's file.
+        let zone = Zone::local();
+        Ok(Service { home: home.clone(), settings, ours, fs, listeners, zone })
     }
 
     /// Where it listens.
@@ -166,6 +172,8 @@ impl Service {
             work: Mutex::new(HashMap::new()),
             watcher: Arc::new(Watcher::new(&self.home.spool)),
             buffers: Arc::new(Buffers::default()),
+            gate: Gate::in_zone(Way::Up, self.zone),
+            clock: System::default(),
         });
         for listener in self.listeners {
             listener.set_nonblocking(true)?;
@@ -238,6 +246,8 @@ struct Shared {
     work: Mutex<HashMap<Username, Arc<Semaphore>>>,
     watcher: Arc<Watcher>,
     buffers: Arc<Buffers>,
+    gate: Gate,
+    clock: System,
 }
 
 impl Shared {

@@ -10,6 +10,7 @@ use crate::layout::DIRECTORIES;
 use crate::look::Ages;
 use crate::name::{PeerName, Username};
 use crate::size::Size;
+use crate::timetable::Timetable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -250,8 +251,17 @@ pub struct Policy {
     pub address: Vec<String>,
     /// May it run any command through the shell, as us?
     pub shell: bool,
+    /// Bytes a second to and from it, and when.
+    pub bwlimit: Timetable,
     /// Quotas.
     pub quota: Quota,
+}
+
+impl Policy {
+    /// Reads the text of a `peer.toml`.
+    pub fn read(text: &str) -> std::result::Result<Policy, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| error.to_string().trim_end().to_string())
+    }
 }
 
 /// What a peer may have here at once.

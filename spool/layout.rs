@@ -73,6 +73,8 @@ pub const ONETIME: &str = "onetime";
 pub const KEY: &str = "key";
 /// The lock that `plumb` holds for its life.
 pub const PLUMB: &str = "plumb";
+/// A job's priority, where it is not the normal one.
+pub const PRIORITY: &str = "priority";
 /// Why it waits; written by the daemon.
 pub const WHY: &str = "why";
 

@@ -7,6 +7,7 @@
 //! `layout.rs` is the map, `phase.rs` the meaning, doc/SPOOL.md the table of both.
 
 pub mod atomic;
+pub mod bucket;
 pub mod clock;
 mod copy;
 pub mod crypto;
@@ -27,6 +28,7 @@ pub mod retry;
 pub mod segment;
 pub mod size;
 pub mod tap1;
+pub mod timetable;
 pub mod url;
 pub mod usage;
 pub mod wait;
