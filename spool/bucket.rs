@@ -20,11 +20,13 @@ use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// A piece takes an eighth of a second, within these bounds in bytes; a bucket holds two.
-const PIECES_A_SECOND: u64 = 8;
-const PIECE: [u64; 2] = [256, 256 << 10];
-/// Many who wait get smaller pieces, but none smaller than this.
-const PIECE_MIN: u64 = 16;
+/// What is sent goes in pieces of an eighth of a second, within these bounds in
+/// bytes: its puller waits for the next.
+const PIECE_UP: [u64; 2] = [256, 256 << 10];
+/// Where many wait they are smaller, but none smaller than this.
+const PIECE_UP_MIN: u64 = 16;
+/// What is pulled is asked for by half seconds: each piece costs a GET.
+const PIECE_DOWN: [u64; 2] = [4 << 10, 1 << 20];
 /// Who has waited for so long is next, whatever it has moved.
 const OVERDUE: Duration = Duration::from_secs(1);
 /// What was moved is half forgotten after so many seconds.
@@ -125,8 +127,8 @@ struct Waiting {
 }
 
 /// What may pass at the moment, in one direction, and who waits for it.
-#[derive(Default)]
 struct Bucket {
+    way: Way,
     rate: u64,
     /// Less than nothing, when more came than was there.
     level: f64,
@@ -136,8 +138,24 @@ struct Bucket {
 }
 
 impl Bucket {
+    fn new(way: Way) -> Bucket {
+        Bucket { way, rate: 0, level: 0.0, at: Duration::ZERO, moved: HashMap::new(), waiting: HashMap::new() }
+    }
+
+    /// The largest piece at this rate.
     fn piece(&self) -> u64 {
-        (self.rate / PIECES_A_SECOND).clamp(PIECE[0], PIECE[1])
+        match self.way {
+            Way::Up => (self.rate / 8).clamp(PIECE_UP[0], PIECE_UP[1]),
+            Way::Down => (self.rate / 2).clamp(PIECE_DOWN[0], PIECE_DOWN[1]),
+        }
+    }
+
+    /// The smallest that is given while so many wait.
+    fn least(&self, waiting: u64) -> u64 {
+        match self.way {
+            Way::Up => (self.piece() / waiting).max(PIECE_UP_MIN),
+            Way::Down => self.piece(),
+        }
     }
 
     /// Fills at the old rate up to this moment, and at this one from here on.
@@ -152,9 +170,8 @@ impl Bucket {
         self.waiting.retain(|_, waiting| waiting.until + LATE >= now);
         let key = (who.msgid, who.chan);
         let since = self.waiting.get(&key).map_or(now, |waiting| waiting.since);
-        let others = self.waiting.len() + usize::from(!self.waiting.contains_key(&key));
-        let piece = (self.piece() / others as u64).max(PIECE_MIN);
-        let missing = piece as f64 - self.level;
+        let waiting = self.waiting.len() + usize::from(!self.waiting.contains_key(&key));
+        let missing = self.least(waiting as u64) as f64 - self.level;
         let wait = if missing > 0.0 { missing / self.rate as f64 } else { 0.0 };
         if missing <= 0.0 && !self.is_behind(now, who, since) {
             self.waiting.remove(&key);
@@ -221,7 +238,7 @@ impl Gate {
         match self.rate(timetable) {
             Some(rate) if who.chan != Chan::CONTROL => {
                 let mut buckets = self.buckets();
-                let bucket = buckets.entry(who.peer.clone()).or_default();
+                let bucket = buckets.entry(who.peer.clone()).or_insert_with(|| Bucket::new(self.way));
                 bucket.fill(now, rate);
                 bucket.ask(now, who)
             }
@@ -233,7 +250,7 @@ impl Gate {
     pub fn moved(&self, now: Duration, timetable: &Timetable, who: &Mover, bytes: u64) {
         if let Some(rate) = self.rate(timetable) {
             let mut buckets = self.buckets();
-            let bucket = buckets.entry(who.peer.clone()).or_default();
+            let bucket = buckets.entry(who.peer.clone()).or_insert_with(|| Bucket::new(self.way));
             bucket.fill(now, rate);
             bucket.moved(now, who, bytes);
         }

@@ -21,7 +21,7 @@ use crate::fs::{Free, Fs};
 use crate::home::{Quota, Settings};
 use crate::layout::{Owner, Place, channels};
 use crate::name::{Chan, MsgId, Username, decimal};
-use crate::segment::SEGMENT;
+use crate::segment::{OVERHEAD, RECORD, SEGMENT};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +32,8 @@ pub const SHARE: u64 = 1 << 20;
 pub const JOB_MIN: u64 = 4 * SEGMENT;
 /// The least and the most that a log may grow between two questions.
 const PIECE: [u64; 2] = [1 << 20, 32 << 20];
+/// A whole record: a log that may grow may grow by one.
+const WHOLE: u64 = (RECORD + OVERHEAD) as u64;
 /// What was measured of a peer is believed for so long, and for longer if it took long.
 const KEPT: Duration = Duration::from_millis(250);
 const COST_PART: u32 = 20;
@@ -178,7 +180,7 @@ impl Meter {
         if self.bounds == Bounds::default() || self.chan == Chan::CONTROL {
             return Room::Bytes(u64::MAX);
         }
-        if offset < self.granted {
+        if offset.saturating_add(WHOLE) <= self.granted {
             return Room::Bytes(self.granted - offset);
         }
         let room = self.ask(fs, held);
@@ -187,7 +189,7 @@ impl Meter {
     }
 
     fn ask(&self, fs: &dyn Fs, held: u64) -> Room {
-        let share = Some(SHARE.saturating_sub(held)).filter(|share| *share > 0).map(Room::Bytes);
+        let share = (held < SHARE).then(|| Room::Bytes((SHARE - held).max(WHOLE)));
         // What cannot be asked stops nothing: the write itself will say.
         let left = fs.free().map_or(u64::MAX, |free| self.bounds.left(free, 4));
         if left == 0 {
@@ -225,14 +227,14 @@ pub fn lack(fs: &dyn Fs, msgid: MsgId, peer: &Username, bounds: &Bounds) -> Opti
     }
     let sizes = of_job(fs, msgid);
     let holds = |chan: &Chan| sizes.get(chan).is_some_and(|size| *size > SHARE);
-    let job = bounds.job > 0 && BULK.iter().any(|chan| holds(chan) && taken(&sizes, *chan) >= bounds.job);
-    let full = job || bounds.peer > 0 && BULK.iter().any(holds) && of_peer(fs, peer) >= bounds.peer;
+    let job = bounds.job > 0 && BULK.iter().any(|chan| holds(chan) && taken(&sizes, *chan) + WHOLE > bounds.job);
+    let full = job || bounds.peer > 0 && BULK.iter().any(holds) && of_peer(fs, peer) + WHOLE > bounds.peer;
     full.then_some("quota")
 }
 
 /// A part of what is left, so that several who ask at once do not take it twice.
 fn piece(room: u64) -> u64 {
-    room.min((room / 8).clamp(PIECE[0], PIECE[1]))
+    if room < WHOLE { 0 } else { room.min((room / 8).clamp(PIECE[0], PIECE[1])) }
 }
 
 #[cfg(test)]
