@@ -127,7 +127,7 @@ fn the_jobs_of_a_peer_keep_to_their_bound_together() {
     while logs.iter_mut().map(|log| log.grow(&disk)).filter(|room| room.bytes() > 0).count() > 0 {}
     let total = of_peer(&disk, &peer());
     assert!(total <= bound + u64::from(jobs) * SEGMENT, "{total}");
-    assert!(total + 2 * WHOLE >= bound, "control: the bound is reached: {total}");
+    assert!(total + SEGMENT >= bound, "control: the bound is reached: {total}");
     assert!(logs.iter().all(|log| log.held() >= SHARE));
     assert_eq!(of_peer(&disk, &Username::of_ca(b"other")), 0, "what another peer has is not counted");
 }

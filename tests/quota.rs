@@ -145,8 +145,7 @@ fn producer_blocks_at_the_quota(quota: u64, size: u64, off: Duration) {
         most[0] as f64 / MIB as f64,
         most[1] as f64 / MIB as f64
     );
-    assert!(most[0] <= quota + SEGMENT, "{most:?}");
-    assert!(most[1] <= WINDOW + 2 * SEGMENT, "the other side has its window: {most:?}");
+    assert!(most.iter().all(|most| *most <= quota + SEGMENT), "{most:?}");
 }
 
 #[test]
