@@ -67,7 +67,7 @@ pub enum Begin {
     /// It has ended without a process of ours, with all that belongs to that.
     Ended(Outcome),
     /// `run.started` is durable: start this, once.
-    Start(Started),
+    Start(Box<Started>),
 }
 
 /// A command that is to be started.
@@ -123,7 +123,7 @@ pub fn begin(site: &Site, msgid: MsgId, known: &dyn Fn(&Username) -> Option<Know
             (Verdict::Run(permitted), Some(known)) => {
                 commit_started(&**fs, msgid, &known)?;
                 let bounds = Bounds::new(&site.settings, &known.policy.quota);
-                return Ok(Begin::Start(Started { job, permitted, peer: known.name, bounds }));
+                return Ok(Begin::Start(Box::new(Started { job, permitted, peer: known.name, bounds })));
             }
             (Verdict::Refused(why), _) => Some(why),
             (Verdict::Run(_), None) => Some("this peer is not known here".to_string()),

@@ -52,7 +52,7 @@ pub fn keep(
         Begin::Locked => return Err(Error::Ours(format!("the directory of job {msgid} stays locked"))),
         Begin::Ended(outcome) => (Some(outcome), Left::default()),
         Begin::Start(started) => {
-            let (outcome, left) = run(started, root, account)?;
+            let (outcome, left) = run(*started, root, account)?;
             (Some(outcome), left)
         }
     };

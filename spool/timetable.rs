@@ -116,7 +116,7 @@ fn minutes(text: &str) -> Result<Vec<Minute>, BadTimetable> {
     let of_day = |day: usize| Minute(day as u16 * DAY + hour * 60 + minute);
     let Some(day) = day else { return Ok((0..DAYS.len()).map(of_day).collect()) };
     let is_day = |name: &&str| day.eq_ignore_ascii_case(name) || day.eq_ignore_ascii_case(&name[..3]);
-    let day = DAYS.iter().position(|name| is_day(&name)).ok_or_else(bad)?;
+    let day = DAYS.iter().position(is_day).ok_or_else(bad)?;
     Ok(vec![of_day(day)])
 }
 
