@@ -13,7 +13,7 @@ use spool::clock::Rng;
 use spool::layout::Place;
 use spool::name::{MsgId, Username};
 use spool::report::{Report, Turn};
-use spool::retry::Backoff;
+use spool::retry::{Backoff, Ceiling};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -145,7 +145,7 @@ impl Schedule {
         while let Some(&(since, id)) = self.steps.underway.first().filter(|(since, _)| since + LOST <= now) {
             self.steps.underway.remove(&(since, id));
             self.steps.end(id);
-            let delay = self.steps.all[id as usize].backoff.delay(spool::retry::Ceiling::Background, rng);
+            let delay = self.steps.all[id as usize].backoff.delay(Ceiling::Background, rng);
             self.steps.wait(id, now + micros(delay));
         }
         for peer in 0..self.steps.hopes.len() as u32 {
@@ -228,7 +228,7 @@ impl Schedule {
             }
             Turn::Rest => REST + rng.below(REST),
             Turn::Live => LIVE + rng.below(LIVE),
-            Turn::Peer | Turn::Later => micros(step.backoff.delay(report.ceiling(), rng)),
+            Turn::Peer | Turn::Later => micros(step.backoff.delay(ceiling(report), rng)),
         };
         self.steps.wait(id, now + delay);
         let hopes = &mut self.steps.hopes[peer as usize];
@@ -316,6 +316,16 @@ impl Schedule {
         if self.steps.hopes[peer as usize].release(news, eager, now) {
             self.steps.ready.assume_reachable(peer);
         }
+    }
+}
+
+/// How long the next try may wait. Nobody tells when a disk has room again, and
+/// to look costs nobody else anything: so one looks more often.
+fn ceiling(report: &Report) -> Ceiling {
+    match (report.cause.as_deref(), report.ceiling()) {
+        (Some("disk_full"), Ceiling::Live | Ceiling::Foreground) => Ceiling::Live,
+        (Some("disk_full"), Ceiling::Background) => Ceiling::Foreground,
+        (_, ceiling) => ceiling,
     }
 }
 

@@ -376,3 +376,21 @@ fn a_new_worker_is_told_everything_what_was_live_first() {
     told.sort_unstable();
     assert_eq!(told, (0..20).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_full_disk_is_looked_at_again_soon() {
+    let mut world = World::new(1);
+    let longest = |world: &mut World, cause: &str, ceiling: Ceiling| {
+        let later = |world: &mut World| {
+            world.report(1, Turn::Later, |report| {
+                report.cause = Some(cause.into());
+                report.bound(ceiling);
+            })
+        };
+        (0..200).filter_map(|_| later(world)).max().unwrap()
+    };
+    assert!(longest(&mut world, "disk_full", Ceiling::Foreground) <= Duration::from_secs(1));
+    let background = longest(&mut world, "disk_full", Ceiling::Background);
+    assert!(background <= Duration::from_secs(15));
+    assert!(longest(&mut world, "disk", Ceiling::Foreground) > Duration::from_secs(1), "control: other causes wait");
+}

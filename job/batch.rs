@@ -19,8 +19,6 @@ use spool::segment::{EndKind, OVERHEAD, RECORD};
 use spool::wait::Watch;
 use std::path::Path;
 
-/// What may lie here of one input, or of one output that is held back, in sealed bytes.
-pub const QUOTA: u64 = 1 << 30;
 /// Signals that end whoever does not provide for them: before the start there is nobody who could.
 const ENDING: [u8; 5] = [1, 2, 3, 9, 15];
 /// So many looks in a row may find damage: the loop cuts off what a power cut

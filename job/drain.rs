@@ -5,16 +5,20 @@
 //! waits here, and nothing more is read.
 
 use rustix::io::Errno;
-use spool::fs::Error;
-use spool::log::Writer;
+use spool::fs::{Error, Fs};
+use spool::log::{WINDOW, Writer};
 use spool::segment::{EndKind, OVERHEAD, RECORD};
+use spool::usage::{Meter, Room};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes read in one go.
 const CHUNK: usize = 256 << 10;
 /// How often a full disk is tried again.
 pub const FULL_WAIT: Duration = Duration::from_secs(1);
+/// How often a quota that is used up is looked at again: nobody tells when it is not.
+const QUOTA_WAIT: Duration = Duration::from_millis(50);
 /// How much is appended between two looks at what the consumer has.
 const LOOK_EVERY: u64 = 1 << 20;
 /// A stream is left to fill the pipe for so long before we look again: one read
@@ -34,7 +38,7 @@ pub enum Drained {
     Gathering(Instant),
     /// The consumer does not take what is there.
     Window,
-    /// The disk is full until at least this moment.
+    /// The disk is full, or the quota used up, until at least this moment.
     Disk(Instant),
     /// The log has its END.
     Over,
@@ -52,6 +56,8 @@ pub struct Drain {
     full_until: Option<Instant>,
     /// How much the log may hold that its consumer does not.
     window: u64,
+    fs: Arc<dyn Fs>,
+    meter: Meter,
     looked_at: u64,
     read_at: Instant,
     streak: u32,
@@ -60,8 +66,9 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Drains a pipe that does not block, as far as this window goes.
-    pub fn new(pipe: OwnedFd, window: u64) -> Drain {
+    /// Drains a pipe that does not block, as far as this window goes, into a log
+    /// that this meter is for.
+    pub fn new(pipe: OwnedFd, window: u64, fs: Arc<dyn Fs>, meter: Meter) -> Drain {
         Drain {
             pipe: Some(pipe),
             buffer: vec![0; CHUNK],
@@ -70,6 +77,8 @@ impl Drain {
             ending: None,
             full_until: None,
             window,
+            fs,
+            meter,
             looked_at: 0,
             read_at: Instant::now(),
             streak: 0,
@@ -126,6 +135,16 @@ impl Drain {
             let room = self.window.saturating_sub(log.held()) as usize / (RECORD + OVERHEAD) * RECORD;
             if room == 0 {
                 return Ok(Drained::Window);
+            }
+            match self.meter.room(&*self.fs, log.offset(), log.held()) {
+                Room::Bytes(_) => {}
+                // What is held back waits for its own command: nothing will free it.
+                Room::Quota if self.window > WINDOW => return Ok(Drained::Window),
+                room => {
+                    log.forget()?;
+                    let wait = if room == Room::Disk { FULL_WAIT } else { QUOTA_WAIT };
+                    return Ok(Drained::Disk(Instant::now() + wait));
+                }
             }
             match rustix::io::read(pipe, &mut self.buffer[..room.min(CHUNK)]) {
                 Ok(0) => {
@@ -201,7 +220,6 @@ mod tests {
     use spool::crypto::Key;
     use spool::name::{Chan, MsgId, Role, Username};
     use spool::segment::{JobKeys, Stream};
-    use std::sync::Arc;
 
     /// A command that was asked and answered again and again was taken for one
     /// that writes a stream: each answer lay in the pipe for a millisecond.
@@ -210,13 +228,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let disk = Arc::new(Disk::open(directory.path()).unwrap());
         let sender = Username::of_ca(b"sender");
-        let keys = JobKeys { secret: Key([1; 32]), sender: sender.clone(), recipient: sender, msgid: MsgId([1; 20]) };
+        let keys =
+            JobKeys { secret: Key([1; 32]), sender: sender.clone(), recipient: sender.clone(), msgid: MsgId([1; 20]) };
         spool::layout::make_dirs(&*disk, "out").unwrap();
         let mut log =
-            Writer::open(disk, "out", keys, Stream { chan: Chan::STDOUT, producer: Role::Recipient }).unwrap();
+            Writer::open(disk.clone(), "out", keys, Stream { chan: Chan::STDOUT, producer: Role::Recipient }).unwrap();
         let (pipe, command) = rustix::pipe::pipe().unwrap();
         rustix::io::ioctl_fionbio(&pipe, true).unwrap();
-        let mut drain = Drain::new(pipe, spool::log::WINDOW);
+        let meter = Meter::new(Arc::default(), sender, MsgId([1; 20]), Chan::STDOUT, Default::default());
+        let mut drain = Drain::new(pipe, WINDOW, disk, meter);
         let mut written = |drain: &mut Drain| {
             rustix::io::write(&command, b"x").unwrap();
             drain.step(&mut log).unwrap();

@@ -20,6 +20,7 @@ use spool::clock;
 use spool::crypto::SpoolKey;
 use spool::facts::Facts;
 use spool::fs::Fs;
+use spool::home::Settings;
 use spool::layout::{self, HELD, Owner, Place, log_held, log_in, log_out};
 use spool::log::{self, Reader, Writer};
 use spool::look::{self, Ages};
@@ -27,6 +28,7 @@ use spool::name::{Chan, Digest, MsgId, Role, Username};
 use spool::outcome::Outcome;
 use spool::phase::{KeeperPhase, Mark};
 use spool::segment::{EndKind, JobKeys, Stream};
+use spool::usage::Bounds;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +47,8 @@ pub struct Site {
     pub ages: Ages,
     /// As whom commands run.
     pub user: String,
+    /// The floor of free space, of which logs leave a part.
+    pub settings: Settings,
 }
 
 /// A job whose secret is open.
@@ -86,6 +90,8 @@ pub struct Started {
     pub again: bool,
     /// What may lie here of an output that is held back.
     pub quota: u64,
+    /// What bounds all output on our disk.
+    pub bounds: Bounds,
 }
 
 /// Looks at a job whose `running/<msgid>` the caller has locked, and does what
@@ -149,8 +155,9 @@ pub fn begin(
                 Some(against) => against,
                 None => {
                     commit_started(&**fs, msgid, &known, again)?;
+                    let bounds = Bounds::new(&site.settings, &known.policy.quota);
                     let (peer, quota) = (known.name, known.quota);
-                    return Ok(Begin::Start(Box::new(Started { job, permitted, peer, again, quota })));
+                    return Ok(Begin::Start(Box::new(Started { job, permitted, peer, again, quota, bounds })));
                 }
             },
         }

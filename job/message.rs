@@ -5,6 +5,7 @@
 //! recipient understands what it can; a doubled one is refused.
 
 use crate::Error;
+use spool::bucket::Priority;
 use spool::crypto::Key;
 use spool::layout::{MESSAGE, Place, rest_label};
 use spool::look::{MESSAGE_MAX, MESSAGE_REST_MAX};
@@ -28,6 +29,8 @@ pub struct Start {
     pub repeat: bool,
     /// The command's outputs are to be compressed.
     pub compress: bool,
+    /// Beside other jobs with the same peer, where a limit holds.
+    pub priority: Priority,
 }
 
 impl Start {
@@ -46,6 +49,9 @@ impl Start {
         for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
             list.insert(name.into(), b"1".to_vec());
         }
+        if self.priority != Priority::Normal {
+            list.insert("priority".into(), self.priority.word().into());
+        }
         list
     }
 
@@ -59,6 +65,8 @@ impl Start {
                 start.env.insert(name.to_string(), value.clone());
             }
         }
+        let priority = list.get("priority").and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+        start.priority = priority.unwrap_or_default();
         let user = list.get("user").cloned().unwrap_or_default();
         start.user = String::from_utf8(user).map_err(|_| Error::Peer("START: the user is not text".into()))?;
         (start.batch, start.repeat) = (flag(list, "batch")?, flag(list, "repeat")?);
@@ -149,6 +157,7 @@ mod tests {
             batch: true,
             repeat: true,
             compress: true,
+            priority: Priority::Low,
         };
         let secret = Key([3; 32]);
         let message = write(&secret, &start).unwrap();

@@ -3,7 +3,6 @@
 
 use crate::limp::Limp;
 use job::account::Account;
-use job::batch::QUOTA;
 use job::control::{Control, Heard, Listener, Speaker};
 use job::gluepot::Known;
 use job::keeper::Site;
@@ -45,6 +44,7 @@ pub fn site(root: &Path, changes: i64) -> Site {
         ours: ours(),
         ages: Ages { idle_max: 1000, tombstone: 1000 },
         user: "somebody".into(),
+        settings: spool::home::Settings { free_bytes_min: 0, ..Default::default() },
     }
 }
 
@@ -52,7 +52,8 @@ pub fn known(root: &Path) -> impl Fn(&Username) -> Option<Known> {
     let quota = root.join("quota");
     let policy = Policy { shell: !root.join("refuse").exists(), ..Policy::default() };
     move |username: &Username| {
-        let quota = std::fs::read_to_string(&quota).ok().and_then(|text| text.parse().ok()).unwrap_or(QUOTA);
+        let quota =
+            std::fs::read_to_string(&quota).ok().and_then(|text| text.parse().ok()).unwrap_or(spool::usage::WHOLE_LOG);
         let digest = Digest::of(b"");
         (*username == sender()).then(|| Known { name: "nas".into(), policy: policy.clone(), digest, quota })
     }

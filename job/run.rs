@@ -23,8 +23,10 @@ use spool::name::Chan;
 use spool::outcome::Outcome;
 use spool::phase::Mark;
 use spool::segment::EndKind;
+use spool::usage::{Meter, Usage};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a cancelled command has before it is killed.
@@ -35,7 +37,7 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 /// Starts a command, and stays with it until the job has ended here. `root` is
 /// the spool's directory. What a crash leaves, the next keeper completes.
 pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome, Left), Error> {
-    let Started { job, permitted, peer, again, quota } = started;
+    let Started { job, permitted, peer, again, quota, bounds } = started;
     let never = |outcome: Outcome, kind: EndKind| {
         let finished = patiently(|| job.finish(&mut job.logs()?, outcome.clone(), kind))?;
         Ok((finished, Left::default()))
@@ -72,12 +74,17 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
         let line = format!("netplumb: {name} not passed on (denied)\n");
         patiently(|| Ok(logs.stderr.append(line.as_bytes())?))?;
     }
+    let usage: Arc<Usage> = Arc::default();
+    let drain = |pipe, chan| {
+        let meter = Meter::new(usage.clone(), job.keys.sender.clone(), job.msgid(), chan, bounds);
+        Drain::new(pipe, if job.repeat { quota } else { WINDOW }, job.fs.clone(), meter)
+    };
     let running = Running {
         eyes: Eyes::new(root, &job),
         feed: Feed::new(job.reader(Chan::STDIN)?, pipes.stdin, job.repeat),
         fed: Fed::More,
         listener: Some(Listener::new(job.reader(Chan::CONTROL)?)),
-        drains: [pipes.stdout, pipes.stderr].map(|pipe| Drain::new(pipe, if job.repeat { quota } else { WINDOW })),
+        drains: [drain(pipes.stdout, Chan::STDOUT), drain(pipes.stderr, Chan::STDERR)],
         quota,
         unsaid: None,
         kill_at: None,

@@ -43,6 +43,7 @@ pub fn prepare(
         let key = spool_key.seal(&rest_label(KEY, msgid), &secret.0);
         let message = spool_key.seal(&rest_label(MESSAGE, msgid), &message);
         job.write(fs, &[(PEER, &peer), (KEY, &key)])?;
+        start.priority.note(fs, &job.hidden)?;
         queued.write(fs, &[(PEER, &peer), (MESSAGE, &message), (Mark::SendReq.name(), b"")])?;
         for (side, producer) in [("out", Role::Sender), ("in", Role::Recipient)] {
             for chan in producer.produces() {
@@ -100,13 +101,10 @@ impl Prepared {
     }
 }
 
-/// What of each output may wait here for whoever attaches later, in bytes.
-const KEPT: u64 = 1 << 30;
-
 /// Lets the output of a job wait here, for whoever attaches later.
 pub fn keep_output(fs: &dyn Fs, msgid: MsgId) -> Result<(), Error> {
     let outputs = [Chan::STDOUT, Chan::STDERR].map(|chan| format!("{}/window", log_in(msgid, chan)));
-    Ok(outputs.iter().try_for_each(|window| log::hint(fs, window, KEPT))?)
+    Ok(outputs.iter().try_for_each(|window| log::hint(fs, window, spool::usage::WHOLE_LOG))?)
 }
 
 /// From here on a queued job needs no `plumb`: durable afterwards. `input_ended`:

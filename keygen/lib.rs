@@ -32,7 +32,7 @@ pub use create::create;
 pub use identity::Identity;
 pub use onetime::OneTime;
 pub use pair::{Pair, receipt};
-pub use peer::{Reach, add_peer, remove_peer};
+pub use peer::{Reach, add_peer, remove_peer, set_bwlimit};
 
 /// What stands in the way, and whose turn that makes it.
 #[derive(Debug, thiserror::Error)]

@@ -9,12 +9,15 @@ use crate::create::{key_line, list};
 use crate::{Card, Error, Identity, Pair, Result};
 use spool::atomic::{self, Disk};
 use spool::fs::{Fs, Lock, is_hidden};
-use spool::home::{Dial, Home, Quota};
+use spool::home::{Dial, Home, Policy, Quota};
 use spool::name::{PeerName, Username};
+use spool::timetable::Timetable;
 use spool::url;
 use std::time::Duration;
 
 const PEERS: &str = "peers";
+/// No `peer.toml` is longer, in bytes.
+const POLICY_MAX: usize = 1 << 20;
 
 /// How a peer and we come together.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,45 @@ impl Reach<'_> {
 pub fn add_peer(home: &Home, name: &PeerName, card: &Card, reach: Reach, shell: bool) -> Result<()> {
     let pair = Pair::new(&Identity::load(home)?, &card.chain)?;
     add(&Disk::open(&home.config)?, &pair, name, reach, shell)
+}
+
+/// Sets how fast a peer may be talked to: one line of its `peer.toml`, in which
+/// everything else stays. False if there is no such peer. Durable afterwards;
+/// after a crash the file is the old one or the new one.
+pub fn set_bwlimit(home: &Home, name: &PeerName, limit: &Timetable) -> Result<bool> {
+    let config = Disk::open(&home.config)?;
+    let _lock = lock(&config)?;
+    let (dir, path) = (format!("{PEERS}/{name}"), format!("{PEERS}/{name}/peer.toml"));
+    if !config.exists(&format!("{dir}/username")) {
+        return Ok(false);
+    }
+    let text = config.read_if_sound(&path, POLICY_MAX)?.unwrap_or_default();
+    let text = with_line(&String::from_utf8_lossy(&text), "bwlimit", &format!("{:?}", limit.text()));
+    match Policy::read(&text) {
+        Ok(policy) if policy.bwlimit == *limit => {}
+        Ok(_) => return Err(Error::Ours(format!("{path} says bwlimit in a way that has to be changed by hand"))),
+        Err(error) => return Err(Error::Ours(format!("{path}: {error}"))),
+    }
+    config.hint(&path, text.as_bytes())?;
+    config.sync_all(&[&path, &dir])?;
+    Ok(true)
+}
+
+/// The text with this line for `name`, in place of the one that says it, or is
+/// commented out, before the first table.
+fn with_line(text: &str, name: &str, value: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let tables = lines.iter().position(|line| line.starts_with('[')).unwrap_or(lines.len());
+    let says = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='));
+    let top = || lines[..tables].iter();
+    let there = top().position(|line| says(line.trim_start()));
+    let there = there.or_else(|| top().position(|line| line.strip_prefix('#').is_some_and(says)));
+    let line = format!("{name} = {value}");
+    match there {
+        Some(at) => lines[at] = &line,
+        None => lines.insert(tables, &line),
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Removes a peer; false if there is none of this name, not even half of one.
@@ -128,7 +170,7 @@ fn refuse_known(config: &dyn Fs, name: &PeerName, username: &Username) -> Result
 
 /// The text of `peer.toml`.
 fn policy(name: &PeerName, reach: Reach, shell: bool) -> String {
-    let Quota { messages, jobs } = Quota::default();
+    let Quota { messages, jobs, .. } = Quota::default();
     let Reach { addresses, dial, turn } = reach;
     let address = list(addresses);
     let dial = match dial {
@@ -149,6 +191,10 @@ dial = "{dial}"
 # Can it not dial us? Then we keep connections open to it, over which it asks us.
 turn = {turn}
 
+# Bytes a second to and from it, as rclone's --bwlimit says them: "512k" (KiB),
+# "10M:1M" (up:down), "08:00,512k 23:00,off", "Mon-00:00,512k Sat-00:00,off".
+#bwlimit = "off"
+
 # May it run any command through the shell, as the user that netplumb runs as?
 # true gives it your account.
 shell = {shell}
@@ -157,10 +203,16 @@ shell = {shell}
 #compress = false
 
 # What it may have here at once: messages and jobs, until they are over and it
-# has confirmed that; and jobs that run.
+# has confirmed that; and jobs that run. Then what may lie on our disk, whichever
+# side we are: of one job, where 0 is a window of 32 MiB for each of its streams
+# (with a size, up to that much of what we send waits here while the peer is
+# off), and of all jobs together, where 0 is no bound. Sizes are bytes, or
+# written like "256M" or "4G".
 [quota]
 #messages = {messages}
 #jobs = {jobs}
+#job_bytes = 0
+#bytes = 0
 "#
     )
 }
@@ -287,6 +339,29 @@ mod tests {
         Chain::load(&a.home, &name).unwrap();
         assert_eq!(std::fs::read_dir(a.home.config.join("peers")).unwrap().count(), 1, "nothing hidden is left");
         assert!(a.home.peer(&name).unwrap().unwrap().policy.shell);
+    }
+
+    #[test]
+    fn a_limit_is_one_line_and_all_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (somebody(&directory, "a"), somebody(&directory, "b"));
+        add_by_card(&a, "nas", &b).unwrap();
+        let (name, path): (PeerName, _) = ("nas".parse().unwrap(), a.home.config.join("peers/nas/peer.toml"));
+        let read = || std::fs::read_to_string(&path).unwrap();
+        let before = read();
+        for limit in ["512k", "08:00,512k 23:00,off", "off"] {
+            assert!(set_bwlimit(&a.home, &name, &limit.parse().unwrap()).unwrap());
+            assert_eq!(read(), before.replace("#bwlimit = \"off\"", &format!("bwlimit = \"{limit}\"")));
+            assert_eq!(a.home.peer(&name).unwrap().unwrap().policy.bwlimit.text(), limit);
+        }
+        // One that was never said goes before the tables; one that is said otherwise is left to its writer.
+        std::fs::write(&path, "shell = true\n[quota]\njobs = 2\n").unwrap();
+        assert!(set_bwlimit(&a.home, &name, &"1M".parse().unwrap()).unwrap());
+        assert_eq!(read(), "shell = true\nbwlimit = \"1M\"\n[quota]\njobs = 2\n");
+        std::fs::write(&path, "'bwlimit' = \"2M\"\n").unwrap();
+        assert!(set_bwlimit(&a.home, &name, &"1M".parse().unwrap()).is_err());
+        assert_eq!(read(), "'bwlimit' = \"2M\"\n");
+        assert!(!set_bwlimit(&a.home, &"nobody".parse().unwrap(), &"1M".parse().unwrap()).unwrap());
     }
 
     #[test]

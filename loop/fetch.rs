@@ -4,10 +4,11 @@ use crate::World;
 use crate::comm::Trouble;
 use crate::net::{Get, Net};
 use crate::peers::Known;
+use spool::bucket::{Mover, Priority};
 use spool::fs::{Fs, LogFile, Result};
 use spool::layout::{Place, SEALED};
 use spool::look::SEALED_MAX;
-use spool::name::{Digest, MsgId};
+use spool::name::{Chan, Digest, MsgId};
 use spool::url::{self, Sealed, What};
 use std::time::Duration;
 
@@ -46,7 +47,10 @@ pub async fn sealed<N: Net>(
                 format!("the message cannot be fetched (status {})", answer.status),
             ));
         }
+        // Counted with what jobs pull; a message waits for nobody.
+        let who = Mover { peer: peer.remote.username.clone(), msgid, chan: Chan::CONTROL, priority: Priority::Normal };
         while let Some(bytes) = answer.body.next().await? {
+            world.gate.moved(world.clock.now(), &peer.policy.bwlimit, &who, bytes.len() as u64);
             if size + bytes.len() as u64 > said.length {
                 fs.remove(&part)?;
                 return Ok(Fetched::Another);

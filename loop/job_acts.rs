@@ -9,7 +9,7 @@ use crate::steps::{self, Steps};
 use spool::atomic::SICK;
 use spool::facts::Facts;
 use spool::fs::Lock;
-use spool::layout::{self, HELD, MESSAGE, ONETIME, Place, SEALED, log_out};
+use spool::layout::{self, HELD, MESSAGE, ONETIME, PRIORITY, Place, SEALED, log_out};
 use spool::log::{self, Writer};
 use spool::look;
 use spool::name::{Chan, Digest, Role};
@@ -172,7 +172,7 @@ impl<N: Net> Job<N> {
             Change::Abort => self.abort()?,
             Change::Destroy => {
                 self.lose_running()?;
-                for name in ["in", "out", HELD, MESSAGE, ONETIME, SEALED] {
+                for name in ["in", "out", HELD, MESSAGE, ONETIME, SEALED, PRIORITY] {
                     fs.remove(&file(name))?;
                 }
                 for mark in [Mark::PeerReq, Mark::PeerOk, Mark::RecvReq, Mark::RecvRdy, Mark::Cancel] {

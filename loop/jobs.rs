@@ -12,6 +12,7 @@ use crate::state::{self, Change, RecipientStep, SenderStep};
 use crate::steps::Steps;
 use crate::stream::Event;
 use crate::streams::Streams;
+use spool::bucket::Priority;
 use spool::crypto::Key;
 use spool::fs::Lock;
 use spool::layout::{MESSAGE, Owner, PLUMB, Place, log_in, rest_label};
@@ -109,6 +110,10 @@ impl<N: Net> Job<N> {
             Some(owner) => keys(world, self.msgid, owner, message.as_deref())?,
             None => None,
         };
+        if let Some(message) = message.as_deref() {
+            // Noted for the service, which cannot open the message.
+            priority(message).note(&*world.fs, &Place::Jobs.dir(self.msgid))?;
+        }
         let digest = message.as_deref().map(|message| Digest::of(message));
         self.owed = peer.as_ref().zip(digest).map(|(peer, digest)| peer.pair.give_receipt(self.msgid, digest));
         (self.owner, self.peer, self.keys, self.known) = (owner, peer, keys, true);
@@ -402,6 +407,17 @@ fn keys<N: Net>(
             msgid,
         })),
     }
+}
+
+/// What START says of the job's priority.
+fn priority(mut message: &[u8]) -> Priority {
+    let mut start = || {
+        tap1::read(&mut message).ok()??;
+        let packet = tap1::read(&mut message).ok()??;
+        let list = tap1::read_list(&packet.payload).ok()?;
+        std::str::from_utf8(list.get("priority")?).ok()?.parse().ok()
+    };
+    start().unwrap_or_default()
 }
 
 /// The secret of a job, from its message.

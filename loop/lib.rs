@@ -36,12 +36,14 @@ mod stream_test;
 use crate::net::Net;
 use crate::peers::{Known, Peers};
 use keygen::Identity;
+use spool::bucket::{Gate, Way};
 use spool::clock::{Clock, Rng};
 use spool::crypto::SpoolKey;
 use spool::fs::Fs;
 use spool::home::Settings;
 use spool::name::{MsgId, Username};
 use spool::retry::Ceiling;
+use spool::usage::{Bounds, Usage};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, RwLock};
@@ -69,6 +71,10 @@ pub struct World<N: Net> {
     pub spool_key: SpoolKey,
     /// What the configuration says.
     pub settings: Settings,
+    /// What the jobs of peers take of our disk.
+    pub usage: Arc<Usage>,
+    /// How fast peers may be pulled.
+    pub gate: Gate,
     peers: RwLock<Arc<Peers>>,
     voices: Mutex<HashMap<Username, Voice>>,
     /// When an incoming message was first seen to wait for its sender.
@@ -98,7 +104,8 @@ impl<N: Net> World<N> {
         peers: Peers,
     ) -> World<N> {
         let (peers, voices, waiting) = (RwLock::new(Arc::new(peers)), Mutex::default(), Mutex::default());
-        World { fs, clock, rng, net, identity, spool_key, settings, peers, voices, waiting }
+        let (usage, gate) = (Arc::default(), Gate::new(Way::Down));
+        World { fs, clock, rng, net, identity, spool_key, settings, usage, gate, peers, voices, waiting }
     }
 
     /// Our own username.
@@ -119,6 +126,11 @@ impl<N: Net> World<N> {
     /// Knows these peers from here on.
     pub fn know(&self, peers: Peers) {
         *self.peers.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(peers);
+    }
+
+    /// What bounds the logs of this peer's jobs on our disk.
+    pub fn bounds(&self, peer: &Known) -> Bounds {
+        Bounds::new(&self.settings, &peer.policy.quota)
     }
 
     fn voice<T>(&self, username: &Username, look: impl FnOnce(&mut Voice) -> T) -> T {

@@ -2,9 +2,10 @@
 
 use crate::net::Remote;
 use keygen::{Chain, Identity, Pair};
-use spool::home::Home;
+use spool::home::{Home, Policy};
 use spool::name::{PeerName, Username};
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// A peer with all that is needed to talk to it.
@@ -15,8 +16,8 @@ pub struct Known {
     pub remote: Remote,
     /// Its certificates, verified, and the keys that only the two of us have.
     pub pair: Pair,
-    /// It cannot dial us: connections to it are kept open, over which it asks.
-    pub turn: bool,
+    /// What we let it have.
+    pub policy: Policy,
 }
 
 /// All peers, by username.
@@ -29,7 +30,22 @@ pub fn load(home: &Home, identity: &Identity) -> Peers {
         let pair = Chain::load(home, &peer.name).and_then(|chain| Pair::new(identity, &chain));
         let pair = pair.inspect_err(|error| tracing::warn!("peer {}: {error}", peer.name)).ok()?;
         let remote = Remote { addresses: peer.policy.dialled().to_vec(), username: peer.username };
-        Some(Known { name: peer.name, remote, pair, turn: peer.policy.turn })
+        Some(Known { name: peer.name, remote, pair, policy: peer.policy })
     });
     known.map(|known| (known.remote.username.clone(), Arc::new(known))).collect()
+}
+
+/// A peer's directory, and when its `peer.toml` was made and changed.
+pub type Stamp = (std::ffi::OsString, Option<(u64, i64, i64)>);
+
+/// What of the peers can be seen without reading them: another value, another peer or policy.
+pub fn stamps(home: &Home) -> Vec<Stamp> {
+    let entries = std::fs::read_dir(home.config.join("peers")).into_iter().flatten().flatten();
+    let stamp = |entry: std::fs::DirEntry| {
+        let changed = std::fs::metadata(entry.path().join("peer.toml"));
+        (entry.file_name(), changed.ok().map(|file| (file.ino(), file.mtime(), file.mtime_nsec())))
+    };
+    let mut stamps: Vec<Stamp> = entries.map(stamp).collect();
+    stamps.sort_unstable();
+    stamps
 }

@@ -8,8 +8,9 @@ use crate::comm::Trouble;
 use spool::fs::{Fs, Result};
 use spool::layout::{log_in, make_dirs};
 use spool::log::{self, Copy, CopyError, WINDOW};
-use spool::name::{Chan, MsgId};
+use spool::name::{Chan, MsgId, Role};
 use spool::segment::{BadSegment, End, JobKeys, Stream};
+use spool::usage::{Bounds, Meter, Room, Usage};
 use std::sync::Arc;
 
 /// How much may lie here before we look how far its reader is.
@@ -32,6 +33,7 @@ pub struct Pull {
     unsynced: Vec<u64>,
     /// The segment whose name is durable.
     named: Option<u64>,
+    meter: Meter,
 }
 
 /// What is to be done next.
@@ -48,6 +50,8 @@ pub enum Want {
     },
     /// The reader must take something first.
     Full,
+    /// Our own disk must have room first: `quota` or `disk_full`.
+    NoRoom(&'static str),
     /// Nothing: END is held.
     End,
 }
@@ -61,7 +65,21 @@ impl Pull {
         let copy = Copy::open(fs.clone(), &dir, keys.clone(), stream)?;
         let unsynced = log::segments(&*fs, &dir)?;
         let read = log::hinted(&*fs, &format!("{dir}/read"))?;
-        Ok(Pull { fs, dir, keys, stream, copy, synced: 0, read, held_up: false, until: 0, unsynced, named: None })
+        let producer = if stream.producer == Role::Sender { &keys.sender } else { &keys.recipient };
+        let meter = Meter::new(Arc::default(), producer.clone(), keys.msgid, stream.chan, Bounds::default());
+        let (synced, held_up, until, named) = (0, false, 0, None);
+        Ok(Pull { fs, dir, keys, stream, copy, synced, read, held_up, until, unsynced, named, meter })
+    }
+
+    /// The same, measured with all others of this process.
+    pub fn measured(mut self, usage: &Arc<Usage>) -> Pull {
+        self.meter.share(usage);
+        self
+    }
+
+    /// What bounds the copy on our disk, beside its window.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.meter.set_bounds(bounds);
     }
 
     /// The channel.
@@ -95,10 +113,20 @@ impl Pull {
         if allowance == 0 {
             return Want::Full;
         }
+        let held = self.copy.offset().saturating_sub(self.read);
+        let allowance = match self.meter.room(&*self.fs, self.copy.offset(), held) {
+            Room::Bytes(room) => allowance.min(room),
+            room => return Want::NoRoom(room.cause().unwrap_or("disk_full")),
+        };
         let (n, from) = self.copy.wanted();
         self.held_up = false;
         self.until = from.saturating_add(allowance);
         Want::Get { n, from, until: self.until }
+    }
+
+    /// The GET that is wanted asks for no more than up to here.
+    pub fn narrow(&mut self, until: u64) {
+        self.until = self.until.min(until);
     }
 
     /// Takes over bytes that came; says how many became readable. Bytes that do

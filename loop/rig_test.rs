@@ -165,7 +165,7 @@ impl Rig {
         };
         let username = theirs.username().clone();
         let remote = Remote { username: username.clone(), addresses: Vec::new() };
-        let known = Arc::new(Known { name: "them".parse().unwrap(), remote, pair, turn: false });
+        let known = Arc::new(Known { name: "them".parse().unwrap(), remote, pair, policy: Default::default() });
         let (clock, peers) = (Arc::new(System::default()), [(username.clone(), known.clone())].into());
         let (settings, sender) = (Settings::default(), ours.username().clone());
         let spool_key = SpoolKey(Key::random());

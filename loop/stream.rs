@@ -11,6 +11,7 @@ use crate::net::{Answer, Body, Get, Net, NetError};
 use crate::peers::Known;
 use crate::pull::{Pull, Sync, Synced, Want};
 use bytes::Bytes;
+use spool::bucket::{Mover, Priority};
 use spool::log::CopyError;
 use spool::name::Chan;
 use spool::retry::{Backoff, Ceiling};
@@ -82,6 +83,7 @@ enum Next {
 pub struct Stream<N: Net> {
     world: Arc<World<N>>,
     peer: Arc<Known>,
+    who: Mover,
     pull: Pull,
     events: UnboundedSender<Event>,
     backoff: Backoff,
@@ -109,9 +111,13 @@ impl<N: Net> Stream<N> {
         let (fruitless, asked, told, troubled) = (0, Duration::ZERO, 0, false);
         let (unsynced, untold) = (Gather::new(SYNC_PATIENCE), Gather::new(TELL_PATIENCE));
         let (syncing, telling, stumbled, tip_at) = (None, None, (0, 0), Duration::ZERO);
+        let (msgid, chan) = (pull.msgid(), pull.chan());
+        let priority = Priority::of(&*world.fs, msgid);
+        let who = Mover { peer: peer.remote.username.clone(), msgid, chan, priority };
         Stream {
             world,
             peer,
+            who,
             pull,
             events,
             backoff,
@@ -181,6 +187,11 @@ impl<N: Net> Stream<N> {
 
     /// What is to be under way next, with nothing in the way.
     fn next_get(&mut self) -> Under {
+        // What is known of the peer may have changed since we began.
+        if let Some(peer) = self.world.peer(&self.peer.remote.username) {
+            self.pull.set_bounds(self.world.bounds(&peer));
+            self.peer = peer;
+        }
         match self.pull.want() {
             Want::End => Under::End,
             Want::Full => {
@@ -188,8 +199,16 @@ impl<N: Net> Stream<N> {
                 self.full = (pause * 2).min(FULL[1]);
                 Under::Pause(Box::pin(tokio::time::sleep(pause)))
             }
+            Want::NoRoom(cause) => self.no_room(cause),
             Want::Get { n, from, until } => {
                 self.full = FULL[0];
+                // No more is asked for than may come: what was sent and waits in
+                // sockets would be lost with a connection that is given up for it.
+                let until = match self.world.gate.ask(self.world.clock.now(), &self.peer.policy.bwlimit, &self.who) {
+                    Ok(most) => until.min(from.saturating_add(most)),
+                    Err(wait) => return Under::Pause(Box::pin(tokio::time::sleep(wait))),
+                };
+                self.pull.narrow(until);
                 self.asked = self.world.clock.now();
                 let got = self.pull.got();
                 self.told = self.told.max(got);
@@ -264,10 +283,15 @@ impl<N: Net> Stream<N> {
     }
 
     fn feed(&mut self, under: Under, bytes: &[u8]) -> Result<Under, Trouble> {
+        let limit = &self.peer.policy.bwlimit;
+        self.world.gate.moved(self.world.clock.now(), limit, &self.who, bytes.len() as u64);
         match self.pull.feed(bytes) {
             Ok(fresh) => {
-                if fresh > 0 {
+                // Under a limit the pieces may be smaller than a record.
+                if fresh > 0 || !limit.is_empty() {
                     self.fruitless = 0;
+                }
+                if fresh > 0 {
                     self.fine();
                 }
                 Ok(under)
@@ -315,11 +339,27 @@ impl<N: Net> Stream<N> {
         if trouble.cause == "unreachable" {
             self.world.miss(&self.peer.remote.username);
         }
-        let ceiling = if trouble.cause == "over" { Ceiling::Foreground } else { self.world.ceiling(&self.peer) };
+        let ceiling = match trouble.cause {
+            "over" => Ceiling::Foreground,
+            "disk_full" => Ceiling::Live,
+            _ => self.world.ceiling(&self.peer),
+        };
         let delay = self.backoff.delay(ceiling, &*self.world.rng);
         self.troubled = true;
         let _ = self.events.send(Event::Trouble(self.pull.chan(), trouble, delay));
         self.rest(delay)
+    }
+
+    /// Our own disk has no room: looks again soon, for nobody tells when it has.
+    fn no_room(&mut self, cause: &'static str) -> Under {
+        let error = match cause {
+            "quota" => "the quota of its job, or of its peer, is used up",
+            _ => "the spool's file system has less left than logs leave alone",
+        };
+        self.troubled = true;
+        let delay = self.backoff.delay(Ceiling::Live, &*self.world.rng);
+        let _ = self.events.send(Event::Trouble(self.pull.chan(), Trouble::new(cause, error), delay));
+        Under::Pause(Box::pin(tokio::time::sleep(delay)))
     }
 
     fn rest(&self, delay: Duration) -> Under {

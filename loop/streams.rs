@@ -55,6 +55,7 @@ impl Streams {
                 continue;
             }
             let pull = Pull::open(world.fs.clone(), keys.clone(), segment::Stream { chan, producer })?;
+            let pull = pull.measured(&world.usage);
             let stream = Stream::new(world.clone(), peer.clone(), pull, self.events.0.clone());
             let lock = lock.clone();
             let task = self.tasks.spawn(async move {

@@ -62,7 +62,7 @@ impl Kept {
     /// Begins for peers that want it, ends for those that do not any more.
     pub fn follow(&mut self, world: &Arc<World<Http>>, other: &Arc<Other>) {
         let peers = world.peers();
-        let wanted = |username: &Username| peers.get(username).is_some_and(|peer| peer.turn);
+        let wanted = |username: &Username| peers.get(username).is_some_and(|peer| peer.policy.turn);
         self.0.extract_if(|username, _| !wanted(username)).for_each(|(_, keeping)| keeping.abort());
         for username in peers.keys().filter(|username| wanted(username)) {
             let start = || tokio::spawn(keep(world.clone(), other.clone(), username.clone())).abort_handle();

@@ -31,6 +31,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// than this; a tenth of it for one that is unknown.
 const PEERS_APART: Duration = Duration::from_secs(10);
 
+/// How often one looks whether somebody changed a peer.
+const CHANGES_APART: Duration = Duration::from_secs(3);
+
 /// What stands against starting.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -110,6 +113,8 @@ struct Worker {
     home: Home,
     works: HashMap<(Place, MsgId), Work>,
     peers_read: Instant,
+    /// The `peer.toml` of all peers, as they were at the last look.
+    seen: Vec<peers::Stamp>,
     /// The peers were read again.
     peers_known: Arc<Notify>,
     /// The service, and the connections that are kept for it.
@@ -125,8 +130,8 @@ impl Worker {
         let (reports, reported) = unbounded_channel();
         let ((service, given), kept) = (turn::meet(&home), turn::Kept::default());
         let (peers_read, peers_known) = (Instant::now(), Arc::new(Notify::new()));
-        let works = HashMap::new();
-        Worker { world, home, works, peers_read, peers_known, service, given, kept, reports, reported }
+        let (works, seen) = (HashMap::new(), peers::stamps(&home));
+        Worker { world, home, works, peers_read, seen, peers_known, service, given, kept, reports, reported }
     }
 
     async fn serve(mut self, mut orders: UnboundedReceiver<Order>) {
@@ -141,8 +146,11 @@ impl Worker {
         }
         self.refill();
         self.kept.follow(&self.world, &self.service);
+        let mut looks = tokio::time::interval(CHANGES_APART);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = looks.tick() => self.look_at_peers(),
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order),
                     None => return,
@@ -160,6 +168,15 @@ impl Worker {
             Order::Heard(username) => self.world.hear(&username),
             Order::Hello => self.hello(),
             Order::Reload => self.read_peers(),
+        }
+    }
+
+    /// A limit, a quota or an address may be another one.
+    fn look_at_peers(&mut self) {
+        let seen = peers::stamps(&self.home);
+        if seen != self.seen {
+            self.seen = seen;
+            self.read_peers();
         }
     }
 

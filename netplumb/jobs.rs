@@ -187,7 +187,7 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
         detached: fs.exists(&format!("{dir}/{DETACHED}")),
         keeper: fs.is_locked(&layout::running(msgid)).unwrap_or(false),
         outcome: outcome(fs, &dir).or_else(|| (phase == "ended").then(|| waiting(view, msgid, owner.as_ref()?))?),
-        why: Why::read(fs, &dir),
+        why: Why::of_job(view, msgid, owner.as_ref()),
         error: error.or_else(|| logs.into_iter().find_map(|seen| seen.damaged)),
         owner,
     })

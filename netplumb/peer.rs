@@ -11,6 +11,7 @@ use spool::atomic::Disk;
 use spool::home::{Dial, Home, Peer};
 use spool::layout::{Owner, Place};
 use spool::name::{PeerName, Username};
+use spool::timetable::Timetable;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ enum Verb {
     Add(Add),
     /// Lists the peers.
     List(List),
+    /// Changes what is known of a peer, while everything runs.
+    Set(Set),
     /// Forgets a peer: it can deliver nothing more, and we do not dial it.
     Remove(Remove),
     /// Asks a peer for a sign of life, and says how long it took.
@@ -54,6 +57,18 @@ struct Add {
     /// Keeps none.
     #[arg(long, conflicts_with = "turn")]
     no_turn: bool,
+    /// Bytes a second to and from it, and when: 512k, 10M:1M (up:down), "08:00,512k 23:00,off".
+    #[arg(long, value_name = "TIMETABLE")]
+    bwlimit: Option<Timetable>,
+}
+
+#[derive(clap::Args)]
+struct Set {
+    /// What we call it.
+    name: PeerName,
+    /// Bytes a second to and from it, and when: 512k, 10M:1M (up:down), "08:00,512k 23:00,off"; off ends it.
+    #[arg(long, value_name = "TIMETABLE")]
+    bwlimit: Timetable,
 }
 
 #[derive(clap::Args)]
@@ -87,6 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.verb {
         Verb::Add(words) => add(&home, words),
         Verb::List(words) => list(&home, words.json),
+        Verb::Set(words) => set(&home, &words.name, &words.bwlimit),
         Verb::Remove(words) => remove(&home, &words.name, words.dry_run),
         Verb::Test(words) => test(&home, &words),
     }
@@ -103,6 +119,9 @@ fn add(home: &Home, words: Add) -> anyhow::Result<()> {
     let reach = reach(home, &words, addresses);
     ::keygen::add_peer(home, name, &card, reach, words.allow_shell)
         .map_err(|error| status(error, fail::CANNOT_CREATE))?;
+    if let Some(bwlimit) = &words.bwlimit {
+        set(home, name, bwlimit)?;
+    }
     println!("{}", card.chain.username().grouped());
     eprintln!("that is the username of {name}; compare it with what its owner sees");
     let toml = home.config.join("peers").join(name.as_str()).join("peer.toml");
@@ -132,6 +151,14 @@ fn reach<'a>(home: &Home, words: &Add, addresses: &'a [Address]) -> Reach<'a> {
     let dial = if words.never_dial { Dial::Never } else { dial };
     let turn = words.turn || unreachable && !words.no_turn && dial == Dial::Always;
     Reach { addresses, dial, turn }
+}
+
+/// The service and the loop see it within some seconds.
+fn set(home: &Home, name: &PeerName, bwlimit: &Timetable) -> anyhow::Result<()> {
+    match ::keygen::set_bwlimit(home, name, bwlimit).map_err(|error| status(error, fail::CONFIG))? {
+        true => Ok(()),
+        false => Err(fail(fail::NO_PEER, format!("there is no peer {name}"))),
+    }
 }
 
 fn read_card(path: &Path) -> anyhow::Result<String> {
@@ -185,6 +212,7 @@ fn json_line(peer: &Peer) -> String {
     json!({
         "name": name.as_str(), "username": username.as_str(), "address": policy.address, "shell": policy.shell,
         "dial": policy.dial, "turn": policy.turn,
+        "bwlimit": policy.bwlimit.text(),
     })
     .to_string()
 }
@@ -194,7 +222,8 @@ fn text_line(peer: &Peer) -> String {
     let address = if policy.dialled().is_empty() { "dial=never".to_string() } else { joined(&policy.address) };
     let shell = if policy.shell { "shell" } else { "-" };
     let turn = if policy.turn { "turn" } else { "-" };
-    format!("{:<15} {address:<25} {turn:<4} {shell:<5} {}", peer.name, peer.username.grouped())
+    let bwlimit = if policy.bwlimit.is_empty() { String::new() } else { format!("  {}", policy.bwlimit.text()) };
+    format!("{:<15} {address:<25} {turn:<4} {shell:<5} {}{bwlimit}", peer.name, peer.username.grouped())
 }
 
 fn broken(name: &PeerName, error: &str, json: bool) -> String {

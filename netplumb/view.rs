@@ -9,10 +9,11 @@ use spool::atomic::Disk;
 use spool::clock;
 use spool::crypto::SpoolKey;
 use spool::fs::Fs;
-use spool::home::{Error, Home};
+use spool::home::{Error, Home, Policy};
 use spool::layout::{Owner, Place};
 use spool::name::{MsgId, PeerName, Role, Username};
 use spool::segment::JobKeys;
+use spool::usage::{self, Bounds};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -97,6 +98,13 @@ impl View {
         }
         let known = self.names.iter().find(|(_, name)| name.as_str() == text).map(|(username, _)| username.clone());
         known.ok_or_else(|| fail(NO_PEER, format!("no peer is called {text}\n  hint: netplumb peer list")))
+    }
+
+    /// What a job's logs have to wait for on our own disk, if anything.
+    pub fn lack(&self, msgid: MsgId, owner: &Owner) -> Option<&'static str> {
+        let policy = self.names.get(&owner.username).and_then(|name| self.home.peer(name).ok()??.policy.into());
+        let (settings, policy): (_, Policy) = (self.home.settings().ok()?, policy.unwrap_or_default());
+        usage::lack(&*self.fs, msgid, &owner.username, &Bounds::new(&settings, &policy.quota))
     }
 
     /// Seconds of observed uptime since a directory was made.

@@ -12,7 +12,7 @@ use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{Owner, Place, WHY};
 use spool::look::has;
-use spool::name::Role;
+use spool::name::{MsgId, Role};
 use spool::phase::Mark;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -76,6 +76,20 @@ impl Why {
         (why != Why::default()).then_some(why)
     }
 
+    /// What a job waits for, seen at this moment: what the file says, unless our own
+    /// disk has no room, for then nothing can be written there either.
+    pub fn of_job(view: &View, msgid: MsgId, owner: Option<&Owner>) -> Option<Why> {
+        let dir = Place::Jobs.dir(msgid);
+        let written = Why::read(&*view.fs, &dir);
+        let lack = owner.filter(|_| !is_over(view, &dir, owner)).and_then(|owner| view.lack(msgid, owner));
+        match (lack, &written) {
+            (Some("disk_full"), _) | (Some(_), None) => {
+                Some(Why { cause: lack.map(str::to_string), ..written.unwrap_or_default() })
+            }
+            (Some(_), Some(_)) | (None, _) => written,
+        }
+    }
+
     /// Cause and last error, on one line.
     pub fn reason(&self) -> String {
         match (&self.cause, &self.last_error) {
@@ -115,6 +129,10 @@ pub fn explain(cause: &str) -> Option<(&'static str, &'static str)> {
             "its answers do not verify: compare what both sides hold for each other, and pair again if it differs",
         ),
         "reader" => ("reader", "what has arrived is not read: goes on when the program at the end of the pipe reads"),
+        "quota" => (
+            "reader",
+            "as much lies here as `quota` in peers/PEER/peer.toml allows: goes on when what reads it has taken some",
+        ),
         "disk_full" => ("us", "make room on the spool's file system (netplumb check says how much); goes on by itself"),
         "disk" => ("us", "our own spool refuses, see the error; netplumb check, netplumb show ID"),
         "sick" => ("us", "a sync failed, so nothing new is begun: check the disk, then start the daemon anew"),
@@ -170,7 +188,10 @@ fn tell(view: &View, found: &Found, json: bool, now: u64, out: &mut dyn Write) -
     for place in found.places() {
         let dir = place.dir(found.msgid);
         let owner = Owner::read(&*view.fs, &dir).ok().flatten();
-        let why = Why::read(&*view.fs, &dir);
+        let why = match place {
+            Place::Jobs => Why::of_job(view, found.msgid, owner.as_ref()),
+            Place::Queue | Place::Rqueue => Why::read(&*view.fs, &dir),
+        };
         let known = why.as_ref().and_then(|why| explain(why.cause.as_deref()?));
         let over = place == Place::Jobs && is_over(view, &dir, owner.as_ref());
         let peer = owner.as_ref().and_then(|owner| view.name(&owner.username));
@@ -252,7 +273,6 @@ fn is_over(view: &View, dir: &str, owner: Option<&Owner>) -> bool {
 mod tests {
     use super::*;
     use crate::view::tests::{hand_made, printed};
-    use spool::name::MsgId;
 
     const ID: MsgId = MsgId([0xab; 20]);
 

@@ -8,6 +8,7 @@
 //!
 //! Nothing is done here: the environment is an argument, the result a value.
 
+use spool::bucket::Priority;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -37,6 +38,8 @@ pub struct Request {
     pub words: Vec<Vec<u8>>,
     /// Variables that travel, with their values.
     pub env: Vec<(String, Vec<u8>)>,
+    /// Beside other jobs with the same peer, where a limit holds.
+    pub priority: Priority,
     /// Where the ending is told as JSON.
     pub status_fd: Option<i32>,
     /// Says more.
@@ -87,6 +90,7 @@ pub struct Wrong {
 enum Means {
     User,
     Export,
+    Priority,
     StatusFd,
     Verbose,
     Quiet,
@@ -130,6 +134,7 @@ const OPTIONS: &[Known] = &[
     value("l", Means::User),
     value("user", Means::User),
     value("export", Means::Export),
+    value("priority", Means::Priority),
     value("status-fd", Means::StatusFd),
     flag("v", Means::Verbose),
     flag("vv", Means::Verbose),
@@ -314,6 +319,7 @@ impl Reading<'_> {
         match known.means {
             Means::User => self.user(&value)?,
             Means::Export => self.export(&value)?,
+            Means::Priority => request.priority = value.parse().map_err(|bad| format!("-priority: {bad}"))?,
             Means::StatusFd => request.status_fd = Some(descriptor(&value)?),
             Means::Verbose => request.verbose = true,
             Means::Quiet => request.quiet = true,

@@ -11,6 +11,7 @@ use crate::attend::{self, Role, Stance};
 use crate::begin::{Job, home_failed};
 use crate::bell::Over;
 use crate::ending::{Ending, Reason};
+use crate::input::Blocked;
 use crate::screen::Screen;
 use crate::{deliver, input, listen, threads_failed};
 use job::submit;
@@ -18,6 +19,7 @@ use spool::fs::Fs;
 use spool::home::Home;
 use spool::layout::{Owner, PLUMB, Place, log_out};
 use spool::name::{Chan, MsgId, Role as Side};
+use spool::usage::Bounds;
 use spool::{log, look};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -39,15 +41,18 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     let keys = look::sender_keys(&*fs, msgid, &spool_key, &ours).map_err(failed)?;
     let keys = keys.ok_or_else(|| nobody("its secret does not open"))?;
     let peers = home.peers(|error| screen.detail(error));
-    let peer =
-        peers.get(&owner.username).map_or_else(|| "a peer that was removed".into(), |peer| peer.name.to_string());
+    let known = peers.get(&owner.username);
+    let peer = known.map_or_else(|| "a peer that was removed".into(), |peer| peer.name.to_string());
+    let settings = home.settings().map_err(home_failed)?;
+    let bounds = known.map_or_else(Bounds::default, |peer| Bounds::new(&settings, &peer.policy.quota));
 
     let lock = fs.lock_file(&Place::Jobs.file(msgid, PLUMB), Duration::ZERO).map_err(failed)?;
     let role = if lock.is_some() { Role::Again } else { Role::Along };
     let (bell, events) = listen()?;
     let over = || Over::new().map_err(threads_failed);
     let (root, over, unread) = (home.spool, over()?, over()?);
-    let job = Job { fs, root, keys, compress: false, producer: None, over, unread };
+    let blocked = Blocked::default();
+    let job = Job { fs, root, keys, compress: false, producer: None, over, unread, bounds, blocked };
     let ended = log::ended_at(&*job.fs, &log_out(msgid, Chan::STDIN)).map_err(failed)?.is_some();
     let feeds = role == Role::Again && !ended && !request.no_input;
     if role == Role::Along {

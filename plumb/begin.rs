@@ -10,7 +10,7 @@ use crate::ending::{Ending, Reason};
 use crate::producer::Producer;
 use crate::screen::Screen;
 use crate::why::{Why, is_daemon_alive};
-use crate::{input, signals};
+use crate::{input, input::Blocked, signals};
 use job::message::Start;
 use job::submit::{self, Submitted};
 use spool::atomic::{Disk, SICK};
@@ -20,6 +20,7 @@ use spool::home::{Home, Settings};
 use spool::layout::{Place, log_in, log_out};
 use spool::name::{Chan, MsgId, Role, Username};
 use spool::segment::{JobKeys, Stream};
+use spool::usage::Bounds;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +46,10 @@ pub struct Job {
     pub over: Over,
     /// Declared when the command reads no more of our input.
     pub unread: Over,
+    /// What bounds our input on the disk.
+    pub bounds: Bounds,
+    /// Why no more of our input is read.
+    pub blocked: Blocked,
 }
 
 impl Job {
@@ -84,6 +89,7 @@ pub struct Ready {
     settings: Settings,
     /// Whatever is asked of this peer is compressed.
     compress: bool,
+    bounds: Bounds,
 }
 
 /// Looks up identity, settings and the peer.
@@ -100,7 +106,8 @@ pub fn ready(host: &str) -> Result<Ready, Ending> {
     let hint = "hint: peers are listed by: netplumb peer list";
     let peer = peer.ok_or_else(|| nobody(format!("no peer {host} is known here\n  {hint}")))?;
     let compress = peer.policy.compress;
-    Ok(Ready { fs, root: home.spool, spool_key, ours, theirs: peer.username, settings, compress })
+    let bounds = Bounds::new(&settings, &peer.policy.quota);
+    Ok(Ready { fs, root: home.spool, spool_key, ours, theirs: peer.username, settings, compress, bounds })
 }
 
 pub(crate) fn home_failed(error: spool::home::Error) -> Ending {
@@ -129,6 +136,7 @@ pub fn queue(
         batch: request.batch,
         repeat: request.repeat,
         compress,
+        priority: request.priority,
     };
     let mut room = Room { ready: &ready, host: &request.host, screen, events, told: None };
     let (submitted, prepared) =
@@ -138,7 +146,8 @@ pub fn queue(
     let producer = request.from.as_deref().map(Producer::start).transpose();
     let no_producer = |error| Ending::failed(Reason::NotStarted, format_args!("cannot start the producer: {error}"));
     let producer = producer.map_err(no_producer)?.map(Arc::new);
-    let job = Job { fs, root, keys, compress, producer, over: over()?, unread: over()? };
+    let (bounds, blocked) = (ready.bounds, Blocked::default());
+    let job = Job { fs, root, keys, compress, producer, over: over()?, unread: over()?, bounds, blocked };
     let nothing = request.no_input || (request.detach && job.producer.is_none() && is_terminal(screen));
     input::start(&job, bell, nothing).map_err(|error| Ending::failed(Reason::Disk, error))?;
     if !is_daemon_alive(&*job.fs) {

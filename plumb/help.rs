@@ -34,6 +34,8 @@ none; -- ends them. -x=v, -x v and --x=v are the same.
                     run as this remote user
   -export=A,B       these variables go into the command's environment; one that
                     is not set here is an error, and nothing is sent
+  -priority=P       high, normal or low: beside other jobs with this peer, where
+                    its bwlimit holds
   -n                the command's stdin is empty; ours is not read
   -now              fail at once if the peer cannot be reached (75, not-started)
   -detach           hand the job over with all of its input, print its id, and

@@ -1,7 +1,8 @@
 //! Our stdin, sealed into `out/1` as it comes.
 //!
-//! Reading stops while a window's worth is not yet safe at the peer, so a slow
-//! peer slows whoever feeds us. Only a real end of file becomes END{eof}: input
+//! Reading stops while a window's worth (or the quota that somebody chose) is
+//! not yet safe at the peer, or the disk has no room, so a slow peer slows
+//! whoever feeds us. Only a real end of file becomes END{eof}: input
 //! that cannot be read, or whose producer failed, is END{aborted}, and the peer
 //! kills the command rather than let it take that for the end
 //! (doc/PROTOCOL.md#streams).
@@ -11,14 +12,15 @@ use crate::bell::{Bell, Event, LastWord, Over};
 use crate::producer::{Next, Producer};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use spool::fs::Error;
+use spool::fs::{Error, Fs};
 use spool::log::{Tail, WINDOW, Writer};
 use spool::name::Chan;
 use spool::segment::{EndKind, RECORD};
+use spool::usage::{Meter, Room};
 use spool::wait::Watch;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What is read in one go, in bytes.
@@ -70,8 +72,13 @@ pub fn start(job: &Job, bell: &Bell, nothing: bool) -> io::Result<()> {
 
 fn carry(job: &Job, bell: &Bell, source: &Source) -> Result<InputEnd, Error> {
     let (dir, stream) = job.outgoing(Chan::STDIN);
-    let writer = patiently(|| Writer::open(job.spool(), &dir, job.keys.clone(), stream))?.zipped(job.compress);
-    let mut input = Input { writer, watch: Watch::for_a_while() };
+    let writer = patiently(&job.blocked, || Writer::open(job.spool(), &dir, job.keys.clone(), stream))?;
+    let writer = writer.zipped(job.compress);
+    let meter = Meter::new(Arc::default(), job.keys.recipient.clone(), job.msgid(), Chan::STDIN, job.bounds);
+    // A quota that somebody chose is what may wait here while the peer is off.
+    let window = if job.bounds.job == 0 { WINDOW } else { u64::MAX };
+    let (fs, watch, blocked) = (job.spool(), Watch::for_a_while(), &job.blocked);
+    let mut input = Input { fs, writer, watch, meter, window, blocked };
     let Some(pipe) = source.pipe() else {
         return input.end(EndKind::Eof).map(|()| InputEnd::Eof(input.writer.tail()));
     };
@@ -81,7 +88,7 @@ fn carry(job: &Job, bell: &Bell, source: &Source) -> Result<InputEnd, Error> {
     let mut buffer = vec![0; CHUNK];
     let mut pace = Pace { streak: 0, read_at: Instant::now() };
     loop {
-        input.wait_for_window(&job.unread)?;
+        input.wait_for_room(&job.unread)?;
         let next = match source.wait(&job.unread) {
             Next::Read => match rustix::io::read(pipe, &mut buffer) {
                 Ok(0) => match source.finish(&job.unread) {
@@ -181,19 +188,32 @@ fn leave(stdin: BorrowedFd) {
     let _ = nothing.and_then(rustix::stdio::dup2_stdin);
 }
 
-struct Input {
+struct Input<'a> {
+    fs: Arc<dyn Fs>,
     writer: Writer,
     watch: Watch,
+    meter: Meter,
+    /// What is held here at most beyond what the peer has.
+    window: u64,
+    blocked: &'a Blocked,
 }
 
-impl Input {
-    /// Waits until less than a window is held here.
-    fn wait_for_window(&mut self, unread: &Over) -> Result<(), Error> {
-        if self.writer.held() < WINDOW {
+impl Input<'_> {
+    fn has_room(&mut self) -> bool {
+        let held = self.writer.held();
+        let room =
+            if held < self.window { self.meter.room(&*self.fs, self.writer.offset(), held) } else { Room::Bytes(0) };
+        self.blocked.set(room.cause());
+        room.bytes() > 0
+    }
+
+    /// Waits until there is room here for more.
+    fn wait_for_room(&mut self, unread: &Over) -> Result<(), Error> {
+        if self.has_room() {
             return Ok(());
         }
         self.writer.forget()?;
-        while self.writer.held() >= WINDOW && !unread.is_declared() {
+        while !self.has_room() && !unread.is_declared() {
             self.watch.wait(&[unread.fd()], LOOK_EVERY);
             self.writer.forget()?;
         }
@@ -202,23 +222,41 @@ impl Input {
 
     fn seal(&mut self, mut plain: &[u8]) -> Result<(), Error> {
         while !plain.is_empty() {
-            let taken = patiently(|| self.writer.append(plain).inspect_err(|_| drop(self.writer.forget())))?;
+            let taken =
+                patiently(self.blocked, || self.writer.append(plain).inspect_err(|_| drop(self.writer.forget())))?;
             plain = &plain[taken..];
         }
         Ok(())
     }
 
     fn end(&mut self, kind: EndKind) -> Result<(), Error> {
-        patiently(|| self.writer.end(kind).inspect_err(|_| drop(self.writer.forget())))
+        patiently(self.blocked, || self.writer.end(kind).inspect_err(|_| drop(self.writer.forget())))
     }
 }
 
-/// Tries again for as long as the disk is full; what the peer has by then makes room. A sync that failed is not tried again, whatever it says.
-fn patiently<T>(mut act: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+/// Why nothing more is read, for whoever says it: `quota` or `disk_full`.
+#[derive(Clone, Default)]
+pub struct Blocked(Arc<Mutex<Option<&'static str>>>);
+
+impl Blocked {
+    /// The cause, as long as there is one.
+    pub fn cause(&self) -> Option<&'static str> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, cause: Option<&'static str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+}
+
+/// Tries again for as long as the disk is full; what the peer has by then makes room.
+fn patiently<T>(blocked: &Blocked, mut act: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     loop {
         match act() {
-            Err(error @ Error::Io { verb: "sync", .. }) => return Err(error),
-            Err(error) if error.is_full() => std::thread::sleep(LOOK_EVERY),
+            Err(error) if error.is_full() => {
+                blocked.set(Some("disk_full"));
+                std::thread::sleep(LOOK_EVERY);
+            }
             other => return other,
         }
     }

@@ -60,7 +60,7 @@ impl<'a> Progress<'a> {
             return;
         }
         self.looked = Some(now);
-        let why = if over { None } else { Why::of(&*self.job.fs, self.job.msgid(), live) };
+        let why = if over { None } else { self.why(live) };
         if !self.screen.has_progress() {
             if let Some(why) = self.patience.ask(now, why) {
                 self.screen.note(why.text(self.peer, wall_clock()));
@@ -68,6 +68,16 @@ impl<'a> Progress<'a> {
         } else if now >= self.started + AFTER {
             let line = self.line(now, why);
             self.screen.show(Some(line));
+        }
+    }
+
+    /// What it waits for: room on our disk before all else, for without it no
+    /// other word may have been written; and a quota only when nothing else is in the way.
+    fn why(&self, live: bool) -> Option<Why> {
+        let is_low = self.job.fs.free().is_ok_and(|free| self.job.bounds.left(free, 4) == 0);
+        match (is_low, self.job.blocked.cause()) {
+            (true, _) | (_, Some("disk_full")) => Some(Why::because("disk_full")),
+            (_, cause) => Why::of(&*self.job.fs, self.job.msgid(), live).or(cause.map(Why::because)),
         }
     }
 

@@ -59,6 +59,7 @@ impl Why {
     pub fn what(&self) -> &str {
         match self.cause.as_str() {
             "no_daemon" => "queued; no daemon runs here, start it with: netplumb daemon",
+            "quota" => "as much waits here as may; more is read when the peer has taken some",
             "disk_full" => "the disk is full; goes on when there is room",
             "sick" => "a sync of the spool failed; restart the daemon when the disk is sound",
             "hold" => "held by hand: it goes on when hold/ID is moved back to queue/ID",

@@ -6,6 +6,7 @@
 
 use crate::connection::Busy;
 use crate::lock;
+use crate::throttle::Throttle;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use spool::fs::LogFile;
@@ -64,12 +65,16 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    fn next(&mut self) -> std::io::Result<Option<Bytes>> {
-        let left = self.end.saturating_sub(self.from);
-        if left == 0 {
+    fn left(&self) -> u64 {
+        self.end.saturating_sub(self.from)
+    }
+
+    /// The next piece, of at most so many bytes.
+    fn next(&mut self, most: u64) -> std::io::Result<Option<Bytes>> {
+        if self.left() == 0 {
             return Ok(None);
         }
-        let length = left.min(PIECE as u64) as usize;
+        let length = self.left().min(PIECE as u64).min(most) as usize;
         let mut piece = Piece { buffer: self.buffers.take(), length, buffers: self.buffers.clone() };
         let filled = self.file.read_at(&mut piece.buffer[..length], self.from).map_err(std::io::Error::other)?;
         if filled < length {
@@ -82,7 +87,7 @@ impl Part {
 
 enum Content {
     Bytes(Option<Bytes>),
-    Part(Part),
+    Part(Part, Throttle),
 }
 
 /// The body of a response. What is kept in it lives until it has been handed to the socket.
@@ -105,9 +110,10 @@ impl Body {
         Body { content: Content::Bytes(bytes), _pull: None, busy: None }
     }
 
-    /// A part of a file, with what is to be dropped when it has been sent.
-    pub fn part(part: Part, pull: Option<Box<dyn Send>>) -> Body {
-        Body { content: Content::Part(part), _pull: pull, busy: None }
+    /// A part of a file, as the throttle lets it through, with what is to be
+    /// dropped when it has been sent.
+    pub fn part(part: Part, throttle: Throttle, pull: Option<Box<dyn Send>>) -> Body {
+        Body { content: Content::Part(part, throttle), _pull: pull, busy: None }
     }
 
     /// Keeps the connection busy until it has been sent.
@@ -119,7 +125,7 @@ impl Body {
     fn left(&self) -> u64 {
         match &self.content {
             Content::Bytes(bytes) => bytes.iter().map(|bytes| bytes.len() as u64).sum(),
-            Content::Part(part) => part.end.saturating_sub(part.from),
+            Content::Part(part, _) => part.left(),
         }
     }
 }
@@ -128,10 +134,16 @@ impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
         let next = match &mut self.get_mut().content {
             Content::Bytes(bytes) => Ok(bytes.take()),
-            Content::Part(part) => part.next(),
+            Content::Part(part, throttle) => match throttle.poll(context) {
+                Poll::Pending if part.left() > 0 => return Poll::Pending,
+                Poll::Pending => Ok(None),
+                Poll::Ready(most) => {
+                    part.next(most).inspect(|piece| throttle.moved(piece.as_ref().map_or(0, Bytes::len)))
+                }
+            },
         };
         Poll::Ready(next.transpose().map(|next| next.map(Frame::data)))
     }

@@ -22,6 +22,7 @@ mod recording;
 pub mod request;
 mod room;
 pub mod sandbox;
+mod throttle;
 mod turn;
 mod watch;
 
@@ -32,12 +33,14 @@ use crate::peers::{Heard, Peers, Strangers, Troubles};
 use crate::pool::{Number, Pool};
 use crate::request::Desk;
 use crate::watch::Watcher;
+use spool::bucket::{Gate, Way};
 use spool::clock::{System, boot};
 use spool::crypto::Key;
 use spool::fs::Fs;
 use spool::home::{Home, Settings};
 use spool::layout::{Place, log_out};
 use spool::name::{Chan, MsgId, Username};
+use spool::timetable::Zone;
 use spool::turned::{Meeting, Other};
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -95,6 +98,7 @@ pub struct Service {
     fs: Arc<dyn Fs>,
     listeners: Vec<TcpListener>,
     meeting: Option<Meeting>,
+    zone: Zone,
 }
 
 impl Service {
@@ -115,7 +119,9 @@ impl Service {
         }
         // Without it nothing is turned, and all else works.
         let meeting = Meeting::bind(&fs).inspect_err(|error| warn!("{error}: no connection can be turned")).ok();
-        Ok(Service { home: home.clone(), settings, ours, fs, listeners, meeting })
+        // Read here: a sandbox lets nobody open the zone's file.
+        let zone = Zone::local();
+        Ok(Service { home: home.clone(), settings, ours, fs, listeners, meeting, zone })
     }
 
     /// Where it listens.
@@ -173,6 +179,8 @@ impl Service {
             watcher: Arc::new(Watcher::new(&self.home.spool)),
             buffers: Arc::new(Buffers::default()),
             other: Arc::default(),
+            gate: Gate::in_zone(Way::Up, self.zone),
+            clock: System::default(),
         });
         if let Some(meeting) = self.meeting {
             turn::meet(&shared, meeting)?;
@@ -250,6 +258,8 @@ struct Shared {
     buffers: Arc<Buffers>,
     /// The loop, with which connections are exchanged.
     other: Arc<Other>,
+    gate: Gate,
+    clock: System,
 }
 
 impl Shared {

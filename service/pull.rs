@@ -11,6 +11,7 @@ use crate::channel::{Channel, Pull};
 use crate::durable::{Disk, Durable, Lost};
 use crate::observe::{offers_message, owns_job};
 use crate::pool::Number;
+use crate::throttle::Throttle;
 use crate::watch::Watcher;
 use hyper::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, HeaderMap, RANGE};
 use hyper::{Response, StatusCode};
@@ -81,7 +82,7 @@ fn with_range(status: StatusCode, range: String) -> Response<Body> {
 }
 
 /// Answers a pull of `queue/<msgid>`; `None` is the one 404.
-pub(crate) fn message(shared: &Shared, peer: &Peer, msgid: MsgId, headers: &HeaderMap) -> Option<Response<Body>> {
+pub(crate) fn message(shared: &Arc<Shared>, peer: &Peer, msgid: MsgId, headers: &HeaderMap) -> Option<Response<Body>> {
     let fs = &*shared.fs;
     if !offers_message(fs, &peer.username, msgid) {
         return None;
@@ -98,7 +99,8 @@ pub(crate) fn message(shared: &Shared, peer: &Peer, msgid: MsgId, headers: &Head
         false => bare(StatusCode::OK),
     };
     response.headers_mut().insert(ACCEPT_RANGES, hyper::header::HeaderValue::from_static("bytes"));
-    *response.body_mut() = Body::part(Part { file, from: range.from, end, buffers: shared.buffers.clone() }, None);
+    let part = Part { file, from: range.from, end, buffers: shared.buffers.clone() };
+    *response.body_mut() = Body::part(part, Throttle::new(shared, peer, msgid, Chan::CONTROL), None);
     Some(response)
 }
 
@@ -145,7 +147,10 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
                     () = tokio::time::sleep_until(limit) => return Some(bare(StatusCode::NO_CONTENT)),
                     offered = found.durable.beyond(range.from, found.size, &found.disk) => match offered {
                         Err(Lost) => return None,
-                        Ok(offered) if offered > range.from => return Some(found.send(shared, pull, range, offered)),
+                        Ok(offered) if offered > range.from => {
+                            let throttle = Throttle::new(shared, peer, msgid, chan);
+                            return Some(found.send(shared, pull, throttle, range, offered));
+                        }
                         Ok(_) => {}
                     }
                 }
@@ -220,7 +225,7 @@ impl Found {
     }
 
     /// Sends what is durable, and has the next sync run meanwhile.
-    fn send(&self, shared: &Shared, pull: Pull, range: Range, offered: u64) -> Response<Body> {
+    fn send(&self, shared: &Shared, pull: Pull, throttle: Throttle, range: Range, offered: u64) -> Response<Body> {
         if !pull.sends() {
             return bare(StatusCode::NO_CONTENT);
         }
@@ -237,7 +242,7 @@ impl Found {
         let mut response = with_range(StatusCode::PARTIAL_CONTENT, range_sent);
         let file = self.disk.file.clone();
         let part = Part { file, from: range.from, end, buffers: shared.buffers.clone() };
-        *response.body_mut() = Body::part(part, Some(Box::new(pull)));
+        *response.body_mut() = Body::part(part, throttle, Some(Box::new(pull)));
         response
     }
 }

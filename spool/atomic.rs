@@ -28,6 +28,8 @@ pub struct Disk {
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 const FILE: Mode = Mode::from_raw_mode(0o600);
 const DIR: Mode = Mode::from_raw_mode(0o700);
+/// So many syncs are under way together at most: each is a thread.
+const SYNCS_MAX: usize = 32;
 /// The name under which a failed sync is remembered; `Disk::heal` removes it.
 pub const SICK: &str = "sick";
 
@@ -217,6 +219,7 @@ impl Fs for Disk {
         match paths {
             [] => Ok(()),
             [path] => self.sync_one(path),
+            _ if paths.len() > SYNCS_MAX => paths.chunks(SYNCS_MAX).try_for_each(|some| self.sync_all(some)),
             [path, others @ ..] => std::thread::scope(|scope| {
                 let start = |&other| spawn(scope, move || self.sync_one(other)).map_err(|_| other);
                 let others: Vec<_> = others.iter().map(start).collect();
@@ -376,7 +379,12 @@ fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result
 }
 
 /// Leaves a word about a failed sync for every process to see, and makes the error.
+/// A file system that finds only at a sync that it is full (one on a network, or on
+/// thin storage) may have lost what the sync was about; the disk is sound all the same.
 fn sick(root: &OwnedFd, path: &str, source: std::io::Error) -> Error {
+    if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        return Error::io("sync", path, source);
+    }
     let text = format!("sync of {path} failed: {source}\n");
     if let Ok(fd) = open_beneath(root, SICK, OFlags::WRONLY | OFlags::CREATE) {
         let _ = File::from(fd).write_all_at(text.as_bytes(), 0);

@@ -69,12 +69,15 @@ impl Error {
         self.is_absent() || matches!(self, Error::Damaged { .. })
     }
 
-    /// No space or no inodes are left: waiting may help.
+    /// No space or no inodes are left: waiting may help. Not after a sync, which
+    /// is not repeated whatever it said: what it was about may be lost.
     pub fn is_full(&self) -> bool {
-        matches!(
-            self.kind(),
-            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-        )
+        let is_sync = matches!(self, Error::Io { verb: "sync", .. });
+        !is_sync
+            && matches!(
+                self.kind(),
+                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+            )
     }
 }
 

@@ -9,6 +9,8 @@ use crate::crypto::{Key, SpoolKey};
 use crate::layout::DIRECTORIES;
 use crate::look::Ages;
 use crate::name::{PeerName, Username};
+use crate::size::Size;
+use crate::timetable::Timetable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -255,6 +257,8 @@ pub struct Policy {
     pub shell: bool,
     /// Are the channels of jobs that we ask it for compressed?
     pub compress: bool,
+    /// Bytes a second to and from it, and when.
+    pub bwlimit: Timetable,
     /// Quotas.
     pub quota: Quota,
 }
@@ -278,6 +282,11 @@ impl Policy {
             Dial::Never => &[],
         }
     }
+
+    /// Reads the text of a `peer.toml`.
+    pub fn read(text: &str) -> std::result::Result<Policy, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| error.to_string().trim_end().to_string())
+    }
 }
 
 /// What a peer may have here at once.
@@ -288,11 +297,15 @@ pub struct Quota {
     pub messages: usize,
     /// Jobs that run.
     pub jobs: usize,
+    /// Bytes of a job's logs on our disk, whichever side we are; 0: each log has its window.
+    pub job_bytes: Size,
+    /// Bytes of the logs of all its jobs on our disk; 0: no bound.
+    pub bytes: Size,
 }
 
 impl Default for Quota {
     fn default() -> Quota {
-        Quota { messages: 1000, jobs: 16 }
+        Quota { messages: 1000, jobs: 16, job_bytes: Size(0), bytes: Size(0) }
     }
 }
 

@@ -75,6 +75,8 @@ pub const KEY: &str = "key";
 pub const PLUMB: &str = "plumb";
 /// Nobody need wait for the job; `input` says whether its input has `ended` or is still `open`.
 pub const DETACHED: &str = "detached";
+/// A job's priority, where it is not the normal one.
+pub const PRIORITY: &str = "priority";
 /// Why it waits; written by the daemon.
 pub const WHY: &str = "why";
 

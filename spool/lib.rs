@@ -7,6 +7,7 @@
 //! `layout.rs` is the map, `phase.rs` the meaning, doc/SPOOL.md the table of both.
 
 pub mod atomic;
+pub mod bucket;
 pub mod clock;
 mod copy;
 pub mod crypto;
@@ -26,9 +27,12 @@ mod reader;
 pub mod report;
 pub mod retry;
 pub mod segment;
+pub mod size;
 pub mod tap1;
+pub mod timetable;
 pub mod turned;
 pub mod url;
+pub mod usage;
 pub mod wait;
 mod writer;
 mod zip;

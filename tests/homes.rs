@@ -127,6 +127,13 @@ impl Peer {
         run(add, &card).good();
     }
 
+    /// Says more of a peer in its `peer.toml`: lines of the table `[quota]`, which is its last.
+    pub fn quota(&self, other: &Peer, lines: &str) {
+        let path = self.home.join("config/peers").join(other.name).join("peer.toml");
+        let text = std::fs::read_to_string(&path).expect("a peer");
+        std::fs::write(&path, format!("{text}{lines}\n")).expect("a peer");
+    }
+
     /// A program in this home.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);

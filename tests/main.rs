@@ -2,15 +2,18 @@
 //! One program, a module per promise. The long forms run with `-- --ignored`, and print their figures.
 
 mod attach;
+mod bandwidth;
 mod batch;
 mod by_hand;
 mod cuts;
 mod deaths;
 mod exchange;
+mod full;
 mod homes;
 mod incomplete;
 #[path = "../netplumb/link.rs"]
 mod link;
+mod quota;
 mod reboots;
 mod secrets;
 mod sim;

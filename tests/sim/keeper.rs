@@ -98,6 +98,7 @@ impl Keeper {
             ours: person.username().clone(),
             ages: settings().ages(),
             user: "me".into(),
+            settings: Default::default(),
         };
         let (waiting, arrival) = (None, Arrival::Awaited);
         Keeper {
@@ -188,7 +189,7 @@ impl Keeper {
                 name: person.peer.name.to_string(),
                 policy: person.peer.policy.clone(),
                 digest: Digest::of(b"policy"),
-                quota: job::batch::QUOTA,
+                quota: spool::usage::WHOLE_LOG,
             })
         };
         match begin(&self.site, self.msgid, &known, self.arrival)? {

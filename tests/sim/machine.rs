@@ -302,7 +302,7 @@ impl Puller {
         let person = &people()[who];
         let (peer, got, msgid) = (&person.known, self.pull.got(), self.pull.msgid());
         match self.pull.want() {
-            Want::Full => Ok(()),
+            Want::Full | Want::NoRoom(_) => Ok(()),
             Want::End if self.pull.ended().is_some() && self.told >= self.pull.offset() => {
                 self.over = true;
                 Ok(())

@@ -62,7 +62,8 @@ fn person(identity: Identity, other: &Identity, name: &str) -> Person {
     let username = other.username().clone();
     let policy = Policy { shell: true, ..Policy::default() };
     let peer = Peer { name: name.clone(), username: username.clone(), policy, request_key: pair.request_in.clone() };
-    let known = Arc::new(Known { name, remote: Remote { username, addresses: Vec::new() }, pair, turn: false });
+    let known =
+        Arc::new(Known { name, remote: Remote { username, addresses: Vec::new() }, pair, policy: Default::default() });
     let (spool_key, spool) = (SpoolKey(Key::random()), SimDisk::new());
     stock::refill(&spool, &identity, &spool_key, 1).expect("a key");
     Person { identity, spool_key, known, peer, spool }
