@@ -2,6 +2,7 @@
 //! One program, a module per promise. The long forms run with `-- --ignored`, and print their figures.
 
 mod by_hand;
+mod clients;
 mod cuts;
 mod deaths;
 mod exchange;
@@ -13,3 +14,4 @@ mod sim;
 mod states;
 mod strangers;
 mod tidy;
+mod tree;
