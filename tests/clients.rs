@@ -2,273 +2,16 @@
 //! scp and plain pipes, while links are cut and go silent and every daemon of
 //! both sides is killed, over and over.
 
-use crate::homes::{PLUMB, Peer, Ran, Sampler, kill_9, noise, pair_behind_links, processes_with, run, send, wait_until};
+use crate::homes::{PLUMB, free_address, noise, run, wait_until};
 use crate::link::Link;
+use crate::torment::{Form, Pair, Stage, Torment, both_dial, only_ours, wait_until_empty};
 use crate::tree::{Tree, difference};
-use rustix::process::Signal;
-use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// Makes two homes that reach each other only through links of this rate.
-type Pair = fn(u64) -> (Peer, Peer, [Link; 2]);
-
-/// What goes wrong while a client is at work.
-#[derive(Clone, Copy)]
-struct Torment {
-    /// What the links carry, in bytes per second.
-    rate: u64,
-    /// Every connection is closed this often.
-    cut_every: Duration,
-    /// All six daemon processes are killed this often; those that a supervisor restarts are.
-    kill_every: Duration,
-    /// Of each client's time: when the links swallow everything, and for how long.
-    silence: (Duration, Duration),
-}
-
-impl Torment {
-    /// Some cuts and kills within a few seconds.
-    const SHORT: Torment = Torment {
-        rate: 4_000_000,
-        cut_every: Duration::from_millis(450),
-        kill_every: Duration::from_millis(1100),
-        silence: (Duration::from_millis(700), Duration::from_millis(500)),
-    };
-    /// What the issue asks for.
-    const LONG: Torment = Torment {
-        rate: 20_000_000,
-        cut_every: Duration::from_secs(3600),
-        kill_every: Duration::from_secs(5),
-        silence: (Duration::from_secs(8), Duration::from_secs(60)),
-    };
-    /// Nothing.
-    const NONE: Torment = Torment {
-        rate: 0,
-        cut_every: Duration::from_secs(3600),
-        kill_every: Duration::from_secs(3600),
-        silence: (Duration::from_secs(3600), Duration::ZERO),
-    };
-}
-
-/// Two homes, a place for the clients' files, and what went wrong so far.
-struct Stage {
-    peers: [Peer; 2],
-    links: [Link; 2],
-    work: TempDir,
-    torment: Torment,
-    sampler: Option<Sampler>,
-    cut_at: Instant,
-    kill_at: Instant,
-    cuts: u64,
-    kills: u64,
-    silences: u64,
-}
-
-/// A client after so long hangs.
-const PATIENCE: Duration = Duration::from_secs(900);
-
-impl Stage {
-    fn set(pair: Pair, torment: Torment) -> Stage {
-        let (a, b, links) = pair(torment.rate);
-        let sampler = Some(Sampler::begin(&[&a, &b]));
-        let now = Instant::now();
-        let (cut_at, kill_at) = (now + torment.cut_every, now + torment.kill_every);
-        let work = tempfile::tempdir().expect("a directory");
-        fs::create_dir(work.path().join("home")).expect("a directory");
-        let (cuts, kills, silences) = (0, 0, 0);
-        Stage { peers: [a, b], links, work, torment, sampler, cut_at, kill_at, cuts, kills, silences }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.work.path().join(name)
-    }
-
-    /// A path as text.
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().expect("a path in UTF-8").to_string()
-    }
-
-    /// A client of home a, that finds `plumb` where it looks for a remote shell.
-    fn client(&self, program: &str, words: &[&str]) -> Command {
-        let found = std::env::var_os("PATH").is_some_and(|path| {
-            std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|directory| directory.join(program).exists())
-        });
-        assert!(found, "there is no {program} on this machine; Debian has it in the package {}", package(program));
-        let mut command = self.peers[0].command(program);
-        command.args(words).current_dir(self.work.path()).env("HOME", self.path("home"));
-        for name in ["RSYNC_RSH", "BORG_RSH", "GIT_SSH_COMMAND"] {
-            command.env(name, PLUMB);
-        }
-        command.env("BORG_BASE_DIR", self.path("home")).env("BORG_PASSPHRASE", "secret");
-        command.env("BORG_REMOTE_PATH", format!("env BORG_BASE_DIR={} borg", self.text("home")));
-        // Whoever packs behind our back still holds its lock when the client has ended.
-        let settings = [("gc.auto", "0"), ("receive.autogc", "false"), ("user.name", "x"), ("user.email", "x@x")];
-        for (number, (key, value)) in settings.iter().enumerate() {
-            command.env(format!("GIT_CONFIG_KEY_{number}"), key).env(format!("GIT_CONFIG_VALUE_{number}"), value);
-        }
-        command.env("GIT_CONFIG_COUNT", settings.len().to_string()).env("GIT_CONFIG_GLOBAL", "/dev/null");
-        command
-    }
-
-    /// Runs a client to its end while everything goes wrong.
-    fn run(&mut self, mut command: Command) -> Ran {
-        let files = ["stdout", "stderr"].map(|name| self.path(name));
-        let [stdout, stderr] = files.each_ref().map(|path| File::create(path).expect("a file"));
-        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-        let started = Instant::now();
-        let mut child = command.spawn().expect("the client starts");
-        let status = self.torture(&mut child, started, &command);
-        let took = started.elapsed();
-        let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        let [stdout, stderr] = files.map(|path| fs::read(path).expect("a file"));
-        let stderr = String::from_utf8_lossy(&stderr).into_owned();
-        println!("{:6.2} s  {:?} {}", took.as_secs_f64(), command.get_program(), words(&command));
-        Ran { status, stdout, stderr, took }
-    }
-
-    fn torture(&mut self, child: &mut Child, started: Instant, command: &Command) -> std::process::ExitStatus {
-        let (begin, length) = self.torment.silence;
-        let mut silent_until = None;
-        let mut silenced = false;
-        loop {
-            if let Some(status) = child.try_wait().expect("it is ours") {
-                self.links.iter().for_each(|link| link.swallow(false));
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-            let now = Instant::now();
-            if now > started + PATIENCE {
-                let _ = child.kill();
-                panic!("{:?} {} hangs", command.get_program(), words(command));
-            }
-            if !silenced && now >= started + begin {
-                (silenced, silent_until) = (true, Some(now + length));
-                self.silences += 1;
-                self.links.iter().for_each(|link| link.swallow(true));
-            }
-            if silent_until.is_some_and(|until| now >= until) {
-                silent_until = None;
-                self.links.iter().for_each(|link| link.swallow(false));
-            }
-            if now >= self.cut_at {
-                self.cut_at = now + self.torment.cut_every;
-                self.cuts += u64::from(self.links.iter().map(Link::cut).sum::<usize>() > 0);
-            }
-            if now >= self.kill_at {
-                self.kill_at = now + self.torment.kill_every;
-                self.kills += self.peers.iter_mut().map(Peer::lose_every_daemon).sum::<u64>();
-            }
-        }
-    }
-
-    /// The client must succeed.
-    fn good(&mut self, program: &str, words: &[&str]) -> Ran {
-        self.run(self.client(program, words)).good()
-    }
-
-    /// A program on this machine, without anything that goes wrong.
-    fn local(&self, program: &str, words: &[&str]) -> String {
-        run(self.client(program, words), b"").good().text()
-    }
-
-    /// `name` as it is on the other side; with a user, and for URLs with a port that says nothing.
-    fn far(&self, form: Form, name: &str) -> String {
-        let (user, path) = (job::account::Account::ours().name, self.text(name));
-        match form {
-            Form::Short => format!("b:{path}"),
-            Form::User => format!("{user}@b:{path}"),
-            Form::Url => format!("ssh://{user}@b:2222{path}"),
-        }
-    }
-
-    /// What clients have left behind: processes here and there, locks, and open jobs.
-    fn left_behind(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        for entry in walkdir::WalkDir::new(self.work.path()).into_iter().flatten() {
-            let name = entry.file_name().to_string_lossy();
-            if name.ends_with(".lock") || name.starts_with("lock.") || name == "gc.pid" {
-                left.push(entry.path().display().to_string());
-            }
-        }
-        let [a, b] = &self.peers;
-        for id in b.ids("jobs") {
-            let processes = processes_with(&format!("PLUMB_JOB={id}"));
-            left.extend(processes.iter().map(|pid| format!("process {pid} of {id}")));
-        }
-        for pid in a.processes().into_iter().chain(b.processes()) {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            let ours = ["daemon", "service", "loop"].map(|verb| format!("netplumb {verb}"));
-            // One that has just ended has no words.
-            if !command.is_empty() && !ours.iter().any(|verb| command.trim_end().ends_with(verb)) {
-                left.push(format!("process {pid}: {command}"));
-            }
-        }
-        for peer in [a, b] {
-            left.extend(["queue", "rqueue", "running"].iter().flat_map(|place| peer.ids(place)));
-        }
-        left
-    }
-
-    /// Waits until nothing is left behind, and looks back.
-    fn end(mut self, name: &str) {
-        wait_until_empty(|| self.left_behind());
-        let (peak_kib, peak_of) = self.sampler.take().expect("it is running").end();
-        println!(
-            "{name}: {} cuts, {} kills, {} silences; peak {:.1} MiB ({})",
-            self.cuts,
-            self.kills,
-            self.silences,
-            peak_kib as f64 / 1024.0,
-            peak_of.rsplit('/').next().unwrap_or_default().trim()
-        );
-        assert!(peak_kib <= 64 << 10, "{peak_kib} KiB: {peak_of}");
-        if self.torment.kill_every < Duration::from_secs(60) {
-            assert!(self.kills >= 6 && self.silences >= 1, "{} kills, {} silences", self.kills, self.silences);
-        }
-    }
-}
-
-/// How a client names a file of the other side.
-#[derive(Clone, Copy)]
-enum Form {
-    Short,
-    User,
-    Url,
-}
-
-fn wait_until_empty(what: impl Fn() -> Vec<String>) {
-    let started = Instant::now();
-    loop {
-        let left = what();
-        if left.is_empty() {
-            return;
-        }
-        assert!(started.elapsed() < Duration::from_secs(60), "left behind: {left:#?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn words(command: &Command) -> String {
-    command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
-}
-
-fn package(program: &str) -> &str {
-    match program {
-        "borg" => "borgbackup",
-        "scp" => "openssh-client",
-        other => other,
-    }
-}
-
-/// All that somebody else said on stderr is something that went wrong.
-fn only_ours(ran: &Ran) {
-    let others: Vec<&str> = ran.stderr.lines().filter(|line| !line.starts_with("plumb: b: ")).collect();
-    assert!(others.is_empty(), "{others:#?}");
-}
 
 fn rsync(pair: Pair, torment: Torment, tree: Tree) {
     let mut stage = Stage::set(pair, torment);
@@ -310,7 +53,7 @@ fn commits(stage: &Stage, repository: &str, numbers: std::ops::Range<u64>, size:
         let head = "commit refs/heads/main\ncommitter x <x@x> 1700000000 +0000\ndata 1\nx";
         let from = if number == first && first > 0 { "from refs/heads/main^0\n" } else { "" };
         stream.extend_from_slice(format!("{head}\n{from}M 644 inline f{}\ndata {size}\n", number % 50).as_bytes());
-        stream.extend_from_slice(&noise(size, number + 1));
+        stream.extend_from_slice(&noise(size, 2 * number + 1));
         stream.push(b'\n');
     }
     run(stage.client("git", &["-C", repository, "fast-import", "--quiet"]), &stream).good();
@@ -343,35 +86,250 @@ fn git(pair: Pair, torment: Torment, count: u64, size: usize) {
 
 #[test]
 fn rsync_pushes_and_pulls_through_cuts_and_kills() {
-    rsync(pair_behind_links, Torment::SHORT, Tree { files: 400, small: 8 << 10, large: 3 << 20 });
+    rsync(both_dial, Torment::SHORT, Tree { files: 400, small: 8 << 10, large: 3 << 20 });
 }
 
 #[test]
 fn borg_inits_creates_checks_and_extracts_through_cuts_and_kills() {
     let torment = Torment { silence: (Duration::from_millis(500), Duration::from_millis(300)), ..Torment::SHORT };
-    borg(pair_behind_links, torment, Tree { files: 200, small: 8 << 10, large: 1 << 20 });
+    borg(both_dial, torment, Tree { files: 200, small: 8 << 10, large: 1 << 20 });
 }
 
 #[test]
 fn git_clones_pushes_and_fetches_through_cuts_and_kills() {
-    git(pair_behind_links, Torment::SHORT, 500, 12 << 10);
+    git(both_dial, Torment::SHORT, 500, 12 << 10);
 }
 
 #[test]
 #[ignore = "a gibibyte there and back, with a minute of silence each; five minutes"]
 fn rsync_of_20000_files_survives_a_minute_of_silence_and_a_kill_of_everything_every_5_s() {
-    rsync(pair_behind_links, Torment::LONG, Tree { files: 20_000, small: 28 << 10, large: 8 << 20 });
+    rsync(both_dial, Torment::LONG, Tree { files: 20_000, small: 28 << 10, large: 8 << 20 });
 }
 
 #[test]
 #[ignore = "a gibibyte there and back, with a minute of silence each; five minutes"]
 fn borg_with_a_gibibyte_survives_a_minute_of_silence_and_a_kill_of_everything_every_5_s() {
-    borg(pair_behind_links, Torment::LONG, Tree { files: 20_000, small: 28 << 10, large: 8 << 20 });
+    borg(both_dial, Torment::LONG, Tree { files: 20_000, small: 28 << 10, large: 8 << 20 });
 }
 
 #[test]
 #[ignore = "four minutes of silence"]
 fn git_with_6000_objects_survives_minutes_of_silence_and_a_kill_of_everything_every_5_s() {
     let silence = (Duration::from_millis(600), Torment::LONG.silence.1);
-    git(pair_behind_links, Torment { rate: 6_000_000, silence, ..Torment::LONG }, 2000, 12 << 10);
+    git(both_dial, Torment { rate: 6_000_000, silence, ..Torment::LONG }, 2000, 12 << 10);
+}
+
+#[test]
+fn scp_copies_both_ways_and_in_both_of_its_protocols() {
+    let mut stage = Stage::set(both_dial, Torment::SHORT);
+    fs::create_dir_all(stage.path("here/below")).expect("a directory");
+    fs::write(stage.path("here/a letter"), noise(5 << 20, 1)).expect("a file");
+    fs::write(stage.path("here/below/note"), noise(1000, 2)).expect("a file");
+    let old = ["-q", "-O", "-S", PLUMB, "-rp"];
+    let new = ["-q", "-S", PLUMB, "-rp"];
+    only_ours(&stage.good("scp", &[&old[..], &["here", &stage.far(Form::User, "old")]].concat()));
+    only_ours(&stage.good("scp", &[&new[..], &[&stage.far(Form::Short, "old"), "new"]].concat()));
+    for name in ["a letter", "below/note"] {
+        let bytes = |root: &str| fs::read(stage.path(root).join(name)).expect("a file");
+        assert!(bytes("here") == bytes("old") && bytes("here") == bytes("new"), "{name}");
+    }
+    stage.end("scp");
+}
+
+#[test]
+fn pipes_of_tar_and_zstd_and_of_one_that_writes_by_fits_and_starts() {
+    let mut stage = Stage::set(both_dial, Torment::SHORT);
+    Tree { files: 300, small: 8 << 10, large: 1 << 20 }.make(&stage.path("here"));
+    for name in ["there", "back"] {
+        fs::create_dir(stage.path(name)).expect("a directory");
+    }
+    let (plumb, there) = (PLUMB, stage.text("there"));
+    let tar = "tar --format=posix -cf - -C";
+    let over = format!("{tar} here . | zstd -q1 | {plumb} b 'zstd -qd | tar -xpf - -C {there}'");
+    let back = format!("{plumb} b '{tar} {there} . | zstd -q1' | zstd -qd | tar -xpf - -C back");
+    for pipe in [&over, &back] {
+        only_ours(&stage.good("bash", &["-o", "pipefail", "-c", pipe]));
+    }
+    assert_eq!(difference(&stage.path("here"), &stage.path("back")), "");
+    // As a dump of a database comes: lines, pauses, lines.
+    let dump = "echo BEGIN; for n in $(seq 60); do seq $n 900$n | head -20000; sleep 0.02; done; echo COMMIT";
+    let there = stage.text("dump.sql");
+    only_ours(&stage.good("bash", &["-o", "pipefail", "-c", &format!("({dump}) | {plumb} b 'cat >{there}'")]));
+    assert_eq!(stage.local("bash", &["-c", dump]), fs::read_to_string(&there).expect("the dump"));
+    stage.end("tar, zstd and a dump");
+}
+
+/// A remote shell that is none: the other side is here, and nothing goes wrong.
+const BARE: &str = "#!/bin/sh
+for word; do [ \"$word\" = -G ] && exit 0; done
+while :; do case $1 in -[opl]) shift 2 ;; -*) shift ;; *) break ;; esac; done
+shift; exec sh -c \"$*\"
+";
+
+#[test]
+fn clients_fail_as_they_do_with_any_remote_shell() {
+    let stage = Stage::set(both_dial, Torment::NONE);
+    fs::write(stage.path("bare"), BARE).expect("a script");
+    fs::set_permissions(stage.path("bare"), Permissions::from_mode(0o755)).expect("its mode");
+    fs::create_dir(stage.path("here")).expect("a directory");
+    let (bare, nothing) = (stage.text("bare"), stage.far(Form::Short, "nothing"));
+    let url = stage.far(Form::Url, "nothing");
+    let trials: [(&str, &[&str], i32); 5] = [
+        ("rsync", &["-a", &nothing, "back"], 23),
+        // (What rsync makes of a remote shell that fails depends on which end it sees first.)
+        ("borg", &["list", &url], 2),
+        ("borg", &["--remote-path=exit 5;", "list", &url], 2),
+        ("git", &["clone", &url, "back"], 128),
+        ("scp", &["-O", &nothing, "back"], 1),
+    ];
+    for (program, words, status) in trials {
+        let statuses = [PLUMB, &bare].map(|shell| {
+            let mut command = match program {
+                "scp" => stage.client("scp", &[&["-S", shell], words].concat()),
+                program => stage.client(program, words),
+            };
+            for name in ["RSYNC_RSH", "BORG_RSH", "GIT_SSH_COMMAND"] {
+                command.env(name, shell);
+            }
+            let ran = run(command, b"");
+            (ran.status, ran.stderr)
+        });
+        let same = statuses.each_ref().map(|(status, _)| *status);
+        assert_eq!(same, [status; 2], "{program} {words:?}: {statuses:#?}");
+    }
+    stage.end("failures");
+}
+
+#[test]
+fn without_plumb_a_cut_is_the_end_of_an_rsync() {
+    // The control: rsync's own daemon, through a link like ours and with the same cuts.
+    let stage = Stage::set(both_dial, Torment::NONE);
+    Tree { files: 400, small: 8 << 10, large: 3 << 20 }.make(&stage.path("here"));
+    fs::create_dir(stage.path("there")).expect("a directory");
+    let (address, settings) = (free_address(), stage.path("rsyncd.conf"));
+    let (user, path) = (job::account::Account::ours().name, stage.text("there"));
+    let text = format!("use chroot = no\nread only = no\nuid = {user}\ngid = *\n[x]\npath = {path}\n");
+    fs::write(&settings, text).expect("a file");
+    let (host, port) = address.rsplit_once(':').expect("an address");
+    let config = format!("--config={}", settings.display());
+    let words = ["--daemon", "--no-detach", &config, "--address", host, "--port", port, "--log-file=/dev/null"];
+    let mut daemon = stage.client("rsync", &words).spawn().expect("rsync starts");
+    let up = || std::net::TcpStream::connect(&address).is_ok();
+    wait_until(Duration::from_secs(20), "rsync's daemon listens", up);
+    let link = Link::open(&address, Torment::SHORT.rate).expect("a link");
+    let mut rsync = stage.client("rsync", &["-a", "here/", &format!("rsync://{}/x/", link.address)]);
+    let mut rsync = rsync.spawn().expect("rsync starts");
+    std::thread::sleep(Torment::SHORT.cut_every);
+    let cut = link.cut();
+    let status = rsync.wait().expect("it is ours");
+    let _ = daemon.kill();
+    let _ = daemon.wait();
+    assert!(cut > 0 && !status.success(), "{cut} cut, {status}");
+    assert_ne!(difference(&stage.path("here"), &stage.path("there")), "");
+}
+
+/// How somebody ends a client in the middle.
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    /// KILL for the client alone.
+    Client,
+    /// INT for all that a terminal would send it to.
+    Interrupt,
+    /// KILL for the client and `plumb`.
+    Both,
+}
+
+/// Runs a client, and ends it when something has come over. What it had called
+/// ends too, as soon as the other side can hear of it. Says what stays locked.
+fn strike(stage: &Stage, program: &str, words: &[&str], blow: Blow, in_silence: bool) {
+    let mut command = stage.client(program, words);
+    command.current_dir(stage.path(if words[0] == "push" { "near" } else { "" }));
+    let mut child = command.process_group(0).stdin(Stdio::null()).spawn().expect("the client starts");
+    let some = stage.passed() + 300_000;
+    wait_until(Duration::from_secs(20), "the client is at work", || stage.passed() > some);
+    assert!(!stage.left_running().is_empty(), "a client at work is seen");
+    stage.links.iter().for_each(|link| link.swallow(in_silence));
+    let pid = Pid::from_raw(child.id() as i32).expect("a pid");
+    let struck = match blow {
+        Blow::Client => kill_process(pid, Signal::KILL),
+        Blow::Interrupt => kill_process_group(pid, Signal::INT),
+        Blow::Both => kill_process_group(pid, Signal::KILL),
+    };
+    struck.expect("it is there");
+    let status = child.wait().expect("it is ours");
+    std::thread::sleep(Duration::from_millis(if in_silence { 1000 } else { 0 }));
+    stage.links.iter().for_each(|link| link.swallow(false));
+    let back = Instant::now();
+    wait_until_empty(|| stage.left_running());
+    let after = back.elapsed().as_secs_f64();
+    let program = format!("{program} {}", words.join(" "));
+    println!("{program}: {blow:?}, {status}; nothing runs {after:.2} s later; locks: {:?}", stage.locks());
+}
+
+/// Slow enough for a client to be caught at work.
+const SLOW: Torment = Torment { rate: 1_000_000, ..Torment::NONE };
+
+#[test]
+fn a_killed_rsync_leaves_nothing() {
+    let mut stage = Stage::set(both_dial, SLOW);
+    Tree { files: 220, small: 1 << 10, large: 1 << 20 }.make(&stage.path("here"));
+    let there = stage.far(Form::Short, "there");
+    for (blow, silence) in [(Blow::Client, false), (Blow::Interrupt, true), (Blow::Both, true)] {
+        let _ = fs::remove_dir_all(stage.path("there"));
+        strike(&stage, "rsync", &["-a", "here/", &there], blow, silence);
+    }
+    stage.good("rsync", &["-a", "here/", &there]);
+    let back = &["-a", &format!("{there}/"), "back"];
+    for (blow, silence) in [(Blow::Client, true), (Blow::Interrupt, false), (Blow::Both, false)] {
+        let _ = fs::remove_dir_all(stage.path("back"));
+        strike(&stage, "rsync", back, blow, silence);
+    }
+    // A killed rsync leaves its unfinished file where it wrote it.
+    stage.good("rsync", &["-a", "--delete", &format!("{there}/"), "back"]);
+    assert_eq!(difference(&stage.path("here"), &stage.path("back")), "");
+    stage.end("rsync, killed");
+}
+
+#[test]
+fn a_killed_borg_leaves_nothing_that_a_hand_must_remove() {
+    let mut stage = Stage::set(both_dial, SLOW);
+    Tree { files: 220, small: 1 << 10, large: 1 << 20 }.make(&stage.path("here"));
+    let repository = stage.far(Form::Url, "repository");
+    stage.good("borg", &["init", "-e", "none", &repository]);
+    let blows = [(Blow::Interrupt, false), (Blow::Client, true), (Blow::Both, true)];
+    for (nth, (blow, silence)) in blows.into_iter().enumerate() {
+        // What came over once would not come again.
+        fs::write(stage.path("here/more"), noise(1 << 20, 0xb0 + 2 * nth as u64)).expect("a file");
+        // What a killed borg had locked, the next one on that machine sees to be nobody's.
+        let create = ["--lock-wait", "10", "create", &format!("{repository}::{nth}"), "here"];
+        strike(&stage, "borg", &create, blow, silence);
+    }
+    stage.good("borg", &["--lock-wait", "10", "create", &format!("{repository}::whole"), "here"]);
+    stage.good("borg", &["check", &repository]);
+    stage.end("borg, killed");
+}
+
+#[test]
+fn a_killed_git_leaves_nothing_that_a_hand_must_remove() {
+    let mut stage = Stage::set(both_dial, SLOW);
+    stage.local("git", &["init", "-q", "--bare", "-b", "main", "far.git"]);
+    commits(&stage, "far.git", 0..100, 12 << 10);
+    let far = stage.far(Form::Url, "far.git");
+    for (blow, silence) in [(Blow::Client, false), (Blow::Both, true)] {
+        let _ = fs::remove_dir_all(stage.path("near"));
+        strike(&stage, "git", &["clone", "-q", &far, "near"], blow, silence);
+    }
+    let _ = fs::remove_dir_all(stage.path("near"));
+    stage.good("git", &["clone", "-q", &far, "near"]);
+    let push = ["push", "-q", "origin", "main"];
+    for (blow, silence) in [(Blow::Client, true), (Blow::Interrupt, true), (Blow::Both, false)] {
+        // git alone killed, its other half may still complete what it was told.
+        let known = stage.local("git", &["-C", "near", "rev-list", "--count", "main"]);
+        let known: u64 = known.trim().parse().expect("a number");
+        commits(&stage, "near", known..known + 80, 12 << 10);
+        strike(&stage, "git", &push, blow, silence);
+    }
+    stage.good("git", &[&["-C", "near"], &push[..]].concat());
+    stage.local("git", &["-C", "far.git", "fsck", "--full", "--strict"]);
+    stage.end("git, killed");
 }

@@ -14,4 +14,5 @@ mod sim;
 mod states;
 mod strangers;
 mod tidy;
+mod torment;
 mod tree;
