@@ -1,14 +1,14 @@
 //! `cargo bench --bench peers`: netplumb beside ssh and NNCP, in one run, as root.
 //!
-//! Installs `nncp`, `openssh-server` and `openssh-client` from Debian packages
-//! where they are missing, and leaves them installed; no system service is
-//! started. Everything runs on loopback, with keys, settings and free ports of
+//! Installs `nncp`, `openssh-server`, `openssh-client`, `rsync` and `borgbackup`
+//! from Debian packages where they are missing, and leaves them installed; no
+//! system service is started. Everything runs on loopback, with keys, settings and free ports of
 //! its own, in temporary directories that vanish with every process at the end.
 //!
 //! ```text
-//! cargo bench --bench peers                          two to five minutes
+//! cargo bench --bench peers                          five to ten minutes
 //! cargo bench --bench peers -- --quick               64 MiB, 20 round trips, one round: to see it run
-//! cargo bench --bench peers -- --only bulk           or small
+//! cargo bench --bench peers -- --only bulk           or small, or clients
 //! cargo bench --bench peers -- --dir /srv/scratch    the disk to use, instead of the build directory's
 //! ```
 //!
@@ -27,6 +27,10 @@
 //! and on a running master connection. `cat` alone says what starting a
 //! program costs here.
 //!
+//! **Clients**: 20,000 files with 1 GiB, by rsync into an empty directory and by
+//! borg into a new repository, with `plumb` and with `ssh` as their remote shell,
+//! in turn; three rounds. `borg init` is not counted.
+//!
 //! Processor time is summed over all processes of both sides, see [`account`].
 //! Nothing is asserted: times drift with the machine's load, so what counts are
 //! ratios within one run. A ratio of rounds is the median of the rounds' own
@@ -35,6 +39,7 @@
 
 mod account;
 mod bulk;
+mod clients;
 mod debian;
 mod netplumb;
 mod nncp;
@@ -49,13 +54,14 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 /// How the command is used.
-const USAGE: &str = "usage: cargo bench --bench peers [-- [--quick] [--only bulk|small] [--dir DIR]]";
+const USAGE: &str = "usage: cargo bench --bench peers [-- [--quick] [--only bulk|small|clients] [--dir DIR]]";
 
 /// What to measure, and where.
 struct Options {
     quick: bool,
     bulk: bool,
     small: bool,
+    clients: bool,
     disk: PathBuf,
 }
 
@@ -77,7 +83,7 @@ fn main() -> ExitCode {
 
 fn options(words: Vec<String>) -> anyhow::Result<Options> {
     let disk = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let mut options = Options { quick: false, bulk: true, small: true, disk };
+    let mut options = Options { quick: false, bulk: true, small: true, clients: true, disk };
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -85,8 +91,10 @@ fn options(words: Vec<String>) -> anyhow::Result<Options> {
             "--quick" => options.quick = true,
             "--dir" => options.disk = words.next().context(USAGE)?.into(),
             "--only" => match words.next().as_deref() {
-                Some("bulk") => options.small = false,
-                Some("small") => options.bulk = false,
+                Some(part @ ("bulk" | "small" | "clients")) => {
+                    (options.bulk, options.small) = (part == "bulk", part == "small");
+                    options.clients = part == "clients";
+                }
                 _ => bail!(USAGE),
             },
             _ => bail!(USAGE),
@@ -108,6 +116,9 @@ fn run(options: Options) -> anyhow::Result<()> {
     }
     if options.small {
         small::measure(&stage, trips)?;
+    }
+    if options.clients {
+        clients::measure(&stage, size, if options.quick { 2_000 } else { 20_000 }, rounds)?;
     }
     println!("\nload at the end: {}", load());
     Ok(())
