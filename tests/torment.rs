@@ -207,8 +207,11 @@ impl Stage {
     pub fn left_running(&self) -> Vec<String> {
         let mut left = Vec::new();
         let [a, b] = &self.peers;
-        for id in b.ids("jobs") {
-            left.extend(processes_with(&format!("PLUMB_JOB={id}")).iter().map(|pid| format!("{pid} of job {id}")));
+        let ids = b.ids("jobs");
+        for pid in processes_with("PLUMB_JOB=") {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let environ = String::from_utf8_lossy(&environ);
+            left.extend(ids.iter().filter(|id| environ.contains(*id)).map(|id| format!("{pid} of job {id}")));
         }
         for pid in a.processes().into_iter().chain(b.processes()) {
             let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -261,7 +264,7 @@ pub fn wait_until_empty(what: impl Fn() -> Vec<String>) {
             return;
         }
         assert!(started.elapsed() < Duration::from_secs(60), "left behind: {left:#?}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
