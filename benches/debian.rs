@@ -8,11 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A program that each package brings.
-const PACKAGES: [(&str, &str); 4] = [
+const PACKAGES: [(&str, &str); 5] = [
     ("nncp", "/usr/bin/nncp-exec"),
     ("openssh-server", "/usr/sbin/sshd"),
     ("openssh-client", "/usr/bin/ssh"),
     ("rsync", "/usr/bin/rsync"),
+    ("borgbackup", "/usr/bin/borg"),
 ];
 /// What Debian's package scripts ask before they start a service; 101 forbids it (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";

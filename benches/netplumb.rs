@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const NETPLUMB: &str = env!("CARGO_BIN_EXE_netplumb");
-const PLUMB: &str = env!("CARGO_BIN_EXE_plumb");
+/// The program that is measured.
+pub const PLUMB: &str = env!("CARGO_BIN_EXE_plumb");
 
 /// Two peers that know each other and are up.
 pub struct Netplumb {
     system: String,
-    here: PathBuf,
+    /// The home of a, which knows b.
+    pub here: PathBuf,
 }
 
 impl Netplumb {

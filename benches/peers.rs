@@ -1,14 +1,14 @@
 //! `cargo bench --bench peers`: netplumb beside ssh and NNCP, in one run, as root.
 //!
-//! Installs `nncp`, `openssh-server`, `openssh-client` and `rsync` from Debian packages
-//! where they are missing, and leaves them installed; no system service is
-//! started. Everything runs on loopback, with keys, settings and free ports of
+//! Installs `nncp`, `openssh-server`, `openssh-client`, `rsync` and `borgbackup`
+//! from Debian packages where they are missing, and leaves them installed; no
+//! system service is started. Everything runs on loopback, with keys, settings and free ports of
 //! its own, in temporary directories that vanish with every process at the end.
 //!
 //! ```text
-//! cargo bench --bench peers                          two to five minutes
+//! cargo bench --bench peers                          five to ten minutes
 //! cargo bench --bench peers -- --quick               64 MiB, 20 round trips, one round: to see it run
-//! cargo bench --bench peers -- --only bulk           or small, or chatty
+//! cargo bench --bench peers -- --only bulk           or small, chatty, clients
 //! cargo bench --bench peers -- --dir /srv/scratch    the disk to use, instead of the build directory's
 //! ```
 //!
@@ -31,6 +31,10 @@
 //! often as it goes; then `rsync -a` of 1,000 small files there and back, with
 //! `-e plumb` beside `-e ssh`.
 //!
+//! **Clients**: 20,000 files with 1 GiB, by rsync into an empty directory and by
+//! borg into a new repository, with `plumb` and with `ssh` as their remote shell,
+//! in turn; three rounds. `borg init` is not counted.
+//!
 //! Processor time is summed over all processes of both sides, see [`account`].
 //! Nothing is asserted: times drift with the machine's load, so what counts are
 //! ratios within one run. A ratio of rounds is the median of the rounds' own
@@ -40,6 +44,7 @@
 mod account;
 mod bulk;
 mod chatty;
+mod clients;
 mod debian;
 mod netplumb;
 mod nncp;
@@ -54,7 +59,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 /// How the command is used.
-const USAGE: &str = "usage: cargo bench --bench peers [-- [--quick] [--only bulk|small|chatty] [--dir DIR]]";
+const USAGE: &str = "usage: cargo bench --bench peers [-- [--quick] [--only bulk|small|chatty|clients] [--dir DIR]]";
 
 /// What to measure, and where.
 struct Options {
@@ -62,6 +67,7 @@ struct Options {
     bulk: bool,
     small: bool,
     chatty: bool,
+    clients: bool,
     disk: PathBuf,
 }
 
@@ -83,7 +89,7 @@ fn main() -> ExitCode {
 
 fn options(words: Vec<String>) -> anyhow::Result<Options> {
     let disk = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let mut options = Options { quick: false, bulk: true, small: true, chatty: true, disk };
+    let mut options = Options { quick: false, bulk: true, small: true, chatty: true, clients: true, disk };
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -91,9 +97,10 @@ fn options(words: Vec<String>) -> anyhow::Result<Options> {
             "--quick" => options.quick = true,
             "--dir" => options.disk = words.next().context(USAGE)?.into(),
             "--only" => match words.next().as_deref() {
-                Some("bulk") => (options.small, options.chatty) = (false, false),
-                Some("small") => (options.bulk, options.chatty) = (false, false),
-                Some("chatty") => (options.bulk, options.small) = (false, false),
+                Some(part @ ("bulk" | "small" | "chatty" | "clients")) => {
+                    (options.bulk, options.small) = (part == "bulk", part == "small");
+                    (options.chatty, options.clients) = (part == "chatty", part == "clients");
+                }
                 _ => bail!(USAGE),
             },
             _ => bail!(USAGE),
@@ -118,6 +125,9 @@ fn run(options: Options) -> anyhow::Result<()> {
     }
     if options.chatty {
         chatty::measure(&stage, trips * 10, rounds)?;
+    }
+    if options.clients {
+        clients::measure(&stage, size, if options.quick { 2_000 } else { 20_000 }, rounds)?;
     }
     println!("\nload at the end: {}", load());
     Ok(())

@@ -73,6 +73,13 @@ impl Ssh {
         ssh
     }
 
+    /// What a program is told that calls `ssh` by itself, with the host `root@127.0.0.1`.
+    pub fn as_remote_shell(&self) -> String {
+        let client = self.client();
+        let words = std::iter::once(client.get_program()).chain(client.get_args());
+        words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
     fn socket(&self) -> PathBuf {
         self.directory.join("master")
     }

@@ -66,6 +66,10 @@ impl Why {
             _ if !self.error.is_empty() => &self.error,
             "unreachable" => "cannot be reached",
             "receipt" => "told, its receipt is awaited",
+            "key" => "told, its key is awaited",
+            "cancel" => "told that it is cancelled, its answer is awaited",
+            "lock" => "another process works on it",
+            "no_peer" => "the daemon does not know this peer; see: netplumb peer list",
             "" => "no answer yet",
             other => other,
         }
@@ -140,6 +144,12 @@ mod tests {
         assert_eq!(why.text("nas", 200), "nas: connection refused, trying");
         assert_eq!(Why::because("unreachable").text("nas", 0), "nas: cannot be reached");
         assert_eq!(Why::because("").text("nas", 0), "nas: no answer yet");
+        // A bare word of SPOOL.md says nothing to whoever waits.
+        for cause in ["unreachable", "receipt", "key", "cancel", "lock", "no_peer", "sick", "disk_full"] {
+            assert!(
+                Why::because(cause).text("nas", 0).contains(' ') && !Why::because(cause).text("x", 0).ends_with(cause)
+            );
+        }
         assert!(why.is_like(&Why::of_facts(&facts.with("next_at", 500))));
     }
 

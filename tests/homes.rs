@@ -209,6 +209,17 @@ impl Peer {
         true
     }
 
+    /// Kills daemon, service and loop, none of which sees another go, and starts the
+    /// daemon again at once as a supervisor would; says how many there were.
+    pub fn lose_every_daemon(&mut self) -> u64 {
+        let daemon = self.daemon_pid();
+        let victims = daemon.into_iter().chain(self.children("service")).chain(self.children("loop"));
+        let killed = victims.filter(|pid| kill_9(*pid)).count();
+        self.kill();
+        self.up_without_waiting();
+        killed as u64
+    }
+
     /// Processes of this home that run this verb of `netplumb`.
     pub fn children(&self, verb: &str) -> Vec<u32> {
         let marker = format!("NETPLUMB_HOME={}", self.home.display());
@@ -353,7 +364,9 @@ impl Sampler {
             let mut peak = (0, String::new());
             while !stopped.load(Ordering::Relaxed) {
                 for home in &homes {
-                    for pid in processes(&format!("NETPLUMB_HOME={}", home.display()), |_| true) {
+                    // Of our programs: what a client needs that calls them is its own affair.
+                    let ours = |words: &[String]| words[0].ends_with("plumb");
+                    for pid in processes(&format!("NETPLUMB_HOME={}", home.display()), ours) {
                         let kib = peak_kib(pid);
                         if kib > peak.0 {
                             let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
