@@ -8,7 +8,7 @@ use crate::comm::Trouble;
 use spool::fs::{Fs, Result};
 use spool::layout::{log_in, make_dirs};
 use spool::log::{self, Copy, CopyError, WINDOW};
-use spool::name::{Chan, MsgId};
+use spool::name::{Chan, MsgId, Role};
 use spool::segment::{BadSegment, End, JobKeys, Stream};
 use std::sync::Arc;
 
@@ -125,6 +125,14 @@ impl Pull {
     /// Nothing new came: what was not verified is wanted again. Says whether there was any.
     pub fn doubt(&mut self) -> bool {
         self.copy.doubt()
+    }
+
+    /// Nothing new came: should it have? EXIT and the END behind it are said
+    /// only when each output has its own END.
+    pub fn is_overdue(&self) -> bool {
+        let output = self.stream.producer == Role::Recipient && self.stream.chan != Chan::CONTROL;
+        let control = log_in(self.keys.msgid, Chan::CONTROL);
+        output && log::ended_at(&*self.fs, &control).is_ok_and(|end| end.is_some())
     }
 
     /// The wanted segment is not there; an authentic word says which are. An

@@ -107,7 +107,8 @@ fn a_producer_that_exits_0_gives_an_end_of_file() {
 fn a_producer_that_fails_gives_none() {
     let (a, b) = pair_up();
     for (name, from, how) in [
-        ("status", "printf 12345; exit 3", "the producer exited 3 after 5 bytes, so the command was killed"),
+        ("status", "printf 12345; sleep 0.3; exit 3", "the producer exited 3 after 5 bytes, so the command was killed"),
+        ("at once", "printf 12345; exit 3", "the producer exited 3 after "),
         ("late", "printf 12345; exec >&-; sleep 0.3; exit 4", "the producer exited 4 after 5 bytes"),
         ("signal", "printf 12345; sleep 0.3; kill -9 $$", "the producer was killed by signal 9 after 5 bytes"),
         ("nothing", "no-such-program-anywhere", "the producer exited 127 after 0 bytes"),
@@ -132,8 +133,9 @@ fn a_command_that_did_not_wait_for_a_producer_that_failed_has_no_success() {
     std::fs::write(&go, "").unwrap();
     let status = plumb.wait().unwrap();
     let said = read_up_to(plumb.stderr.take().unwrap(), 64 << 10);
-    println!("{status}: {}", String::from_utf8_lossy(&said));
-    assert!(matches!(status.code(), Some(255 | 0)));
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(status.code(), Some(255), "{said}");
+    assert_eq!(said.lines().last(), Some("plumb: origin=transport status=74 reason=input-incomplete"), "{said}");
 }
 
 #[test]
