@@ -16,17 +16,19 @@ use crate::screen::{Screen, one_line};
 use crate::signals;
 use job::control::{Control, Heard, Listener, Speaker};
 use job::submit;
-use spool::damage::{self, Damage};
 use spool::facts::Facts;
 use spool::fs::{Error, Fs};
 use spool::layout::{self, Place};
-use spool::log::{self, Reader, Tail, Writer};
+use spool::log::{Reader, Tail, Writer};
 use spool::name::Chan;
 use spool::outcome::Outcome;
 use spool::phase::Mark;
 use spool::wait::Watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+#[path = "attend_input.rs"]
+mod input;
 
 /// How long a lost wake-up can keep us.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -290,24 +292,6 @@ impl<'a> Attendant<'a> {
         }
     }
 
-    /// Is the END of our input still on our disk, until the peer has it? It
-    /// would wait for one that is gone; only we can know that there was one.
-    fn look_at_input(&mut self) -> Result<(), Error> {
-        let Some(tail) = self.tail.as_ref().filter(|_| !self.is_over()) else { return Ok(()) };
-        let (fs, (dir, stream)) = (&*self.job.fs, self.job.outgoing(Chan::STDIN));
-        if fs.size(&tail.path)?.is_some_and(|size| size >= tail.size) {
-            return Ok(());
-        }
-        if log::hinted(fs, &format!("{dir}/got"))? < tail.offset
-            && let damage::Found::Damaged(damage) = damage::look(fs, &dir, &self.job.keys, stream, tail.offset)?
-        {
-            self.screen.note(damage.facts().text("reason").unwrap_or_default());
-            let _ = submit::cancel_for(fs, self.job.msgid(), damage.facts());
-        }
-        self.tail = None;
-        Ok(())
-    }
-
     fn mark(&self, mark: Mark) -> Result<Option<Facts>, Error> {
         Facts::read(&*self.job.fs, &self.job.file(mark.name()))
     }
@@ -376,19 +360,7 @@ impl<'a> Attendant<'a> {
         if self.done.is_none() {
             self.leave_done(known);
         }
-        let cancel = self.mark(Mark::Cancel).ok().flatten();
-        let lost = cancel.filter(|cancel| Damage::told(cancel).is_some());
-        let lost = lost.and_then(|cancel| cancel.text("reason").map(str::to_string));
-        let what = match (self.failed.as_deref(), lost.as_deref(), &outcome) {
-            // What it did without its input is no success.
-            (Some(how), _, outcome) if ran => format!("{how}; the command had ended by itself ({outcome})"),
-            (Some(how), _, Outcome::InputIncomplete(_) | Outcome::Cancelled)
-            | (None, Some(how), Outcome::InputIncomplete(_) | Outcome::Cancelled) => {
-                format!("{how}, so the command was killed")
-            }
-            _ => return ending,
-        };
-        Ending { outcome: Some(outcome), ..Ending::failed(Reason::InputIncomplete, what) }
+        self.judge_input(ending, outcome)
     }
 
     /// Puts down that the job was taken. Lost, or with no room for it, the loop
