@@ -165,6 +165,14 @@ impl Pull {
         self.copy.doubt()
     }
 
+    /// Nothing new came: should it have? EXIT and the END behind it are said
+    /// only when each output has its own END.
+    pub fn is_overdue(&self) -> bool {
+        let output = self.stream.producer == Role::Recipient && self.stream.chan != Chan::CONTROL;
+        let control = log_in(self.keys.msgid, Chan::CONTROL);
+        output && log::ended_at(&*self.fs, &control).is_ok_and(|end| end.is_some())
+    }
+
     /// The wanted segment is not there; an authentic word says which are. An
     /// error: what is wanted is gone for good.
     pub fn missing(&mut self, first: u64, last: u64) -> std::result::Result<(), Trouble> {

@@ -237,7 +237,7 @@ impl<N: Net> Stream<N> {
             (200 | 206, _) => return Ok(Under::Body(answer.body)),
             (204, _) => {
                 self.calm();
-                if self.pull.doubt() {
+                if self.pull.doubt() || self.pull.is_overdue() {
                     self.stumble();
                 }
                 if self.world.clock.now() >= self.asked + WAIT / 2 {

@@ -16,7 +16,6 @@ use crate::screen::{Screen, one_line};
 use crate::signals;
 use job::control::{Control, Heard, Listener, Speaker};
 use job::submit;
-
 use spool::facts::Facts;
 use spool::fs::{Error, Fs};
 use spool::layout::{self, Place};
@@ -28,10 +27,10 @@ use spool::wait::Watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+#[path = "attend_input.rs"]
+mod input;
 #[path = "leave.rs"]
 mod leave;
-#[path = "lost.rs"]
-mod lost;
 pub use leave::{Role, Stance};
 
 /// How long a lost wake-up can keep us.
@@ -394,7 +393,7 @@ impl<'a> Attendant<'a> {
                 let _ = submit::reattach(&*self.job.fs, self.job.msgid());
             }
         }
-        self.blame(outcome, ending)
+        self.judge_input(ending, outcome)
     }
 
     /// Puts down that the job was taken. Lost, or with no room for it, the loop

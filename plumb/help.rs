@@ -49,6 +49,10 @@ none; -- ends them. -x=v, -x v and --x=v are the same.
                     allows, nothing runs
   -repeat           with -batch: it may be run again if its machine or keeper
                     dies; the output is that of one run, and comes at its end
+  -from=COMMAND     run COMMAND here and let its output be the remote command's
+                    stdin; the end of that is passed on only when COMMAND has
+                    exited 0, else the remote command is killed
+  -z, -C            compress input and output on their way (zstd)
   -q                say nothing but why there is no result
   -v                say more
   --no-progress     no progress line on a terminal (also PLUMB_NO_PROGRESS=1)
@@ -59,13 +63,14 @@ none; -- ends them. -x=v, -x v and --x=v are the same.
 
 Written for ssh and accepted so that its callers work: -p N, -o K=V, -T, -x,
 -4, -6, -e none do nothing (-v says so); -o SendEnv=NAME is an export if NAME
-is set; -o User=NAME is -l; -s with sftp runs the peer's sftp-server.
+is set; -o User=NAME is -l; -o Compression=yes is -z; -s with sftp runs the peer's sftp-server.
 
   rsync -a -e plumb /home/ nas:/backup/home/
   BORG_RSH=plumb borg create nas:repo::{now} ~
   GIT_SSH_COMMAND=plumb git clone nas:project.git
   scp -S plumb letter.pdf nas:
   tar cf - . | plumb nas 'cat >home.tar'
+  plumb -z -from='pg_dump db' nas 'cat >db.sql.part && mv db.sql.part db.sql'
 
 Signals: INT QUIT TERM HUP USR1 USR2 go to the remote command once the peer has
 it. Before that INT, QUIT, TERM and HUP cancel it; plumb ends at once and says

@@ -54,7 +54,7 @@ impl Attendant<'_> {
         // One that ended before it had all of its input is told of at once.
         let ran = |outcome: &&Outcome| matches!(outcome, Outcome::Exited(_) | Outcome::Signal(_));
         if let Some(outcome) = self.done.as_ref().or(self.exit.as_ref().filter(|outcome| !ran(outcome))) {
-            return Some(self.blame(outcome.clone(), Ending::of(outcome.clone())));
+            return Some(self.judge_input(Ending::of(outcome.clone()), outcome.clone()));
         }
         let waits = self.stance.now && !self.receipt;
         let ended = !self.stance.feeds || self.exit.is_some();

@@ -107,7 +107,8 @@ fn a_producer_that_exits_0_gives_an_end_of_file() {
 fn a_producer_that_fails_gives_none() {
     let (a, b) = pair_up();
     for (name, from, how) in [
-        ("status", "printf 12345; exit 3", "the producer exited 3 after 5 bytes, so the command was killed"),
+        ("status", "printf 12345; sleep 0.3; exit 3", "the producer exited 3 after 5 bytes, so the command was killed"),
+        ("at once", "printf 12345; exit 3", "the producer exited 3 after "),
         ("late", "printf 12345; exec >&-; sleep 0.3; exit 4", "the producer exited 4 after 5 bytes"),
         ("signal", "printf 12345; sleep 0.3; kill -9 $$", "the producer was killed by signal 9 after 5 bytes"),
         ("nothing", "no-such-program-anywhere", "the producer exited 127 after 0 bytes"),
@@ -120,20 +121,30 @@ fn a_producer_that_fails_gives_none() {
 
 #[test]
 fn a_command_that_did_not_wait_for_a_producer_that_failed_has_no_success() {
-    let (a, _b) = pair_up();
-    let (go, from) = (a.home.join("go"), "until test -e \"$GO\"; do sleep 0.05; done; exit 3");
+    let (a, b, links) = pair_behind_links(0);
+    let [made, go, gone] = ["made", "go", "gone"].map(|name| a.home.join(name));
+    let from =
+        format!("-from=echo x; touch {}; until test -e {}; do sleep 0.05; done; exit 3", made.display(), go.display());
+    // The command ends by itself while nothing passes: it cannot have heard of the failure.
+    let text = format!("until test -e {}; do sleep 0.05; done; exit 0", gone.display());
     let mut command = a.command(PLUMB);
-    // The command keeps its output open until the producer has failed.
-    let text = format!("exec <&-; until test -e {}; do sleep 0.05; done; sleep 2", go.display());
-    command.args(["-from", from, "b", &format!("({text}) & sleep 0.2; echo ready")]).env("GO", &go);
-    let mut plumb = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut ready = [0; 6];
-    std::io::Read::read_exact(plumb.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let mut plumb = command.args([&from, "b", &text]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = || b.ids("jobs").into_iter().next();
+    let has = |mark: &str| id().is_some_and(|id| b.spool(&format!("jobs/{id}/{mark}")).exists());
+    wait_until(PATIENCE, "it runs", || made.exists() && has("run.started"));
+    links.iter().for_each(|link| link.swallow(true));
+    std::fs::write(&gone, "").unwrap();
+    wait_until(PATIENCE, "the command has ended", || has("run.exit"));
     std::fs::write(&go, "").unwrap();
+    let log = a.spool(&format!("jobs/{}/out/1", id().unwrap()));
+    wait_until(PATIENCE, "the producer has failed", || spool_end(&log));
+    links.iter().for_each(|link| link.swallow(false));
     let status = plumb.wait().unwrap();
     let said = read_up_to(plumb.stderr.take().unwrap(), 64 << 10);
-    println!("{status}: {}", String::from_utf8_lossy(&said));
-    assert!(matches!(status.code(), Some(255 | 0)));
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(status.code(), Some(255), "{said}");
+    assert!(said.contains("the producer exited 3 after 2 bytes; the command had ended by itself (exited 0)"), "{said}");
+    assert_eq!(said.lines().last(), Some("plumb: origin=transport status=74 reason=input-incomplete"), "{said}");
 }
 
 #[test]
@@ -272,7 +283,8 @@ fn harm(dir: &Path, harm: Harm) {
             bytes[at] ^= 0x10;
         }),
         Harm::Cut(back) => change(&last, &|bytes| bytes.truncate(bytes.len() - back)),
-        Harm::FlipFirst => change(&first, &|bytes| bytes[1_000_000] ^= 1),
+        // Far enough in it: what is in the sockets' buffers is out of reach.
+        Harm::FlipFirst => change(&first, &|bytes| bytes[8_000_000] ^= 1),
         Harm::Remove => std::fs::remove_file(&last).unwrap(),
     }
 }
@@ -327,16 +339,16 @@ fn spool_end(dir: &Path) -> bool {
 
 #[test]
 fn input_that_is_damaged_while_it_grows_is_found_too() {
-    let (a, b, links) = pair_behind_links(4_000_000);
+    let (a, b, links) = pair_behind_links(0);
     for (number, damage) in [Harm::Flip(1000), Harm::Cut(100_000), Harm::Nothing].into_iter().enumerate() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let mut trial = Trial::begin(&a, &b, &format!("{number}"), &[], reader.into());
         wait_until(PATIENCE, "it runs", || trial.has("copy"));
         held_up(&links, true);
-        std::io::Write::write_all(&mut writer, &noise(3 * MIB, 8)).unwrap();
+        std::io::Write::write_all(&mut writer, &noise(12 * MIB, 8)).unwrap();
         let log = a.spool(&format!("jobs/{}/out/1", a.ids("jobs")[0]));
-        let size = || std::fs::metadata(log.join("0")).map_or(0, |it| it.len());
-        wait_until(PATIENCE, "it is in the log", || size() >= 3 << 20);
+        let size = |n: &str| std::fs::metadata(log.join(n)).map_or(0, |it| it.len());
+        wait_until(PATIENCE, "it is in the log", || size("0") + size("1") >= 12 << 20);
         harm(&log, damage);
         held_up(&links, false);
         std::io::Write::write_all(&mut writer, &noise(MIB, 9)).unwrap();

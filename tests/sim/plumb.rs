@@ -136,7 +136,8 @@ impl Plumb {
         if self.writer.is_none() {
             let stream = Stream { chan: Chan::STDIN, producer: Role::Sender };
             let dir = log_out(keys.msgid, Chan::STDIN);
-            self.writer = Some(Writer::open(Arc::new(self.disk.clone()), &dir, keys, stream)?);
+            // What goes is compressed, what comes is not.
+            self.writer = Some(Writer::open(Arc::new(self.disk.clone()), &dir, keys, stream)?.zipped(true));
             return self.feed();
         }
         if !self.queued {

@@ -1,4 +1,5 @@
-//! Input that broke off: looked for on our own disk, and told of at the end.
+//! What became of our input, where it was not all given: its producer failed,
+//! or our own disk lost some of it. Neither looks like a success.
 
 use super::Attendant;
 use crate::ending::{Ending, Reason};
@@ -29,12 +30,12 @@ impl Attendant<'_> {
         Ok(())
     }
 
-    /// The ending, if it was not the input that broke off; or what that came to.
-    pub(super) fn blame(&self, outcome: Outcome, ending: Ending) -> Ending {
+    /// The ending, by what our input lacked.
+    pub(super) fn judge_input(&self, ending: Ending, outcome: Outcome) -> Ending {
+        let ran = matches!(outcome, Outcome::Exited(_) | Outcome::Signal(_));
         let cancel = self.mark(Mark::Cancel).ok().flatten();
         let lost = cancel.filter(|cancel| Damage::told(cancel).is_some());
         let lost = lost.and_then(|cancel| cancel.text("reason").map(str::to_string));
-        let ran = matches!(outcome, Outcome::Exited(_) | Outcome::Signal(_));
         let what = match (self.failed.as_deref(), lost.as_deref(), &outcome) {
             // What it did without its input is no success.
             (Some(how), _, outcome) if ran => format!("{how}; the command had ended by itself ({outcome})"),
@@ -42,7 +43,11 @@ impl Attendant<'_> {
             | (None, Some(how), Outcome::InputIncomplete(_) | Outcome::Cancelled) => {
                 format!("{how}, so the command was killed")
             }
-            (Some(how), _, Outcome::NotStarted) => format!("{how}, so the command was not started"),
+            // A batch job waits for the whole of it.
+            (Some(how), _, Outcome::NotStarted) => {
+                let what = format!("{how}, so the command was not started");
+                return Ending { outcome: Some(outcome), ..Ending::failed(Reason::NotStarted, what) };
+            }
             _ => return ending,
         };
         Ending { outcome: Some(outcome), ..Ending::failed(Reason::InputIncomplete, what) }
