@@ -49,7 +49,8 @@ none; -- ends them. -x=v, -x v and --x=v are the same.
 
 Written for ssh and accepted so that its callers work: -p N, -o K=V, -T, -x,
 -4, -6, -e none do nothing (-v says so); -o SendEnv=NAME is an export if NAME
-is set; -o User=NAME is -l; -o Compression=yes is -z; -s with sftp runs the peer's sftp-server.
+is set; -o User=NAME is -l; -o Compression=yes is -z; -s with sftp runs the
+peer's sftp-server.
 
   rsync -a -e plumb /home/ nas:/backup/home/
   BORG_RSH=plumb borg create nas:repo::{now} ~
