@@ -4,7 +4,7 @@
 
 use crate::homes::{PLUMB, free_address, noise, run, wait_until};
 use crate::link::Link;
-use crate::torment::{Form, Pair, Stage, Torment, both_dial, only_ours, wait_until_empty};
+use crate::torment::{Form, Pair, Stage, Torment, both_dial, only_ours, turned, wait_until_empty};
 use crate::tree::{Tree, difference};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs::{self, Permissions};
@@ -117,6 +117,30 @@ fn borg_with_a_gibibyte_survives_a_minute_of_silence_and_a_kill_of_everything_ev
 fn git_with_6000_objects_survives_minutes_of_silence_and_a_kill_of_everything_every_5_s() {
     let silence = (Duration::from_millis(600), Torment::LONG.silence.1);
     git(both_dial, Torment { rate: 6_000_000, silence, ..Torment::LONG }, 2000, 12 << 10);
+}
+
+#[test]
+fn rsync_through_cuts_and_kills_between_two_of_which_one_cannot_be_dialled() {
+    rsync(turned, Torment::SHORT, Tree { files: 400, small: 8 << 10, large: 3 << 20 });
+}
+
+#[test]
+#[ignore = "as both dial"]
+fn rsync_of_20000_files_where_one_cannot_be_dialled() {
+    rsync(turned, Torment::LONG, Tree { files: 20_000, small: 28 << 10, large: 8 << 20 });
+}
+
+#[test]
+#[ignore = "as both dial"]
+fn borg_with_a_gibibyte_where_one_cannot_be_dialled() {
+    borg(turned, Torment::LONG, Tree { files: 20_000, small: 28 << 10, large: 8 << 20 });
+}
+
+#[test]
+#[ignore = "as both dial"]
+fn git_with_6000_objects_where_one_cannot_be_dialled() {
+    let silence = (Duration::from_millis(600), Torment::LONG.silence.1);
+    git(turned, Torment { rate: 6_000_000, silence, ..Torment::LONG }, 2000, 12 << 10);
 }
 
 #[test]

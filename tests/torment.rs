@@ -1,6 +1,6 @@
 //! Two homes with clients that know nothing of us, and what goes wrong while these are at work.
 
-use crate::homes::{PLUMB, Peer, Ran, Sampler, pair_behind_links, processes_with, run};
+use crate::homes::{PLUMB, Peer, Ran, Sampler, pair_behind_links, pair_turned, processes_with, run};
 use crate::link::Link;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -16,6 +16,12 @@ pub type Pair = fn(u64) -> (Peer, Peer, Vec<Link>);
 pub fn both_dial(rate: u64) -> (Peer, Peer, Vec<Link>) {
     let (a, b, links) = pair_behind_links(rate);
     (a, b, links.into())
+}
+
+/// Two homes of which only `b` can be dialled: `a` keeps connections open to it, through the link.
+pub fn turned(rate: u64) -> (Peer, Peer, Vec<Link>) {
+    let (a, b, link) = pair_turned(rate);
+    (a, b, vec![link])
 }
 
 /// What goes wrong while a client is at work.
