@@ -168,12 +168,15 @@ pub(crate) fn enter(shared: &Arc<Shared>, stream: TcpStream, source: Source, tok
     if prepare(&stream).is_err() {
         return;
     }
-    let number = lock(&shared.pool).number();
+    // Held until it is counted: its first request may be here already.
+    let mut pool = lock(&shared.pool);
+    let number = pool.number();
     let activity = Arc::new(Activity::new());
     let (shared_too, activity_too, turning) = (shared.clone(), activity.clone(), Mutex::default());
     let visitor = Arc::new(Visitor { shared: shared_too, number, activity: activity_too, token, turning });
     let task = tokio::spawn(serve(visitor, stream)).abort_handle();
-    let leaving = lock(&shared.pool).enter(number, source, Handle { task, activity });
+    let leaving = pool.enter(number, source, Handle { task, activity });
+    drop(pool);
     if let Some(leaving) = leaving {
         shared.strangers.note(Strange::Dropped);
         leaving.end();
