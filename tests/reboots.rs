@@ -69,17 +69,31 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn begin(a: &Peer, b: &'a mut Peer, class: Class, number: usize) -> Trial<'a> {
+    fn begin(a: &Peer, b: &'a mut Peer, class: Class, more: &[&str], number: usize) -> Trial<'a> {
         let traces = b.home.join(format!("traces-{number}"));
         std::fs::create_dir(&traces).expect("a directory");
         let text = "echo run >>runs; run=$(wc -l <runs); echo $run; wc -c; sleep 1; touch done; echo end of $run";
         let mut command = a.command(PLUMB);
-        command.args(class.options()).args(["b", &format!("cd {}; {text}", traces.display())]);
+        command.args(class.options()).args(more).args(["b", &format!("cd {}; {text}", traces.display())]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut plumb = command.spawn().expect("plumb starts");
         let mut stdin = plumb.stdin.take().expect("a pipe");
         std::thread::spawn(move || noise(INPUT, 3).chunks(1 << 20).try_for_each(|piece| stdin.write_all(piece)));
         Trial { b, traces, plumb }
+    }
+
+    /// The job's id, from a `plumb` that leaves it.
+    fn left(&mut self) -> String {
+        let said = read_up_to(self.plumb.stdout.take().expect("a pipe"), 64);
+        assert_eq!(self.plumb.wait().expect("it is ours").code(), Some(0));
+        String::from_utf8_lossy(&said).trim_end().to_string()
+    }
+
+    /// Another `plumb` takes the job up.
+    fn attach(&mut self, a: &Peer, id: &str) {
+        let mut command = a.command(PLUMB);
+        command.args(["-n", &format!("-attach={id}")]).stdin(Stdio::null()).stdout(Stdio::piped());
+        self.plumb = command.stderr(Stdio::piped()).spawn().expect("plumb starts");
     }
 
     fn runs(&self) -> usize {
@@ -141,19 +155,34 @@ impl Drop for Trial<'_> {
 
 /// Reboots at so many points; says what was seen. Every other point lies within the run.
 fn reboots(class: Class, points: usize, name: &str) -> Vec<Seen> {
+    strikes(class, points, name, false)
+}
+
+/// The same; with `left`, of jobs that nobody waits for until `netplumb wait` does.
+fn strikes(class: Class, points: usize, name: &str, left: bool) -> Vec<Seen> {
     let (a, mut b) = pair_up();
     let mut chance = Chance(seed(name));
     let mut all = Vec::new();
     for number in 0..points {
         let within = number % 2 == 0;
-        let mut trial = Trial::begin(&a, &mut b, class, number);
+        let mut trial = Trial::begin(&a, &mut b, class, if left { &["-detach"] } else { &[] }, number);
+        let id = left.then(|| trial.left());
         if within {
             wait_until(PATIENCE, "it runs", || trial.runs() == 1);
         }
         let delay = chance.below_millis(if within { 900 } else { 1500 });
         std::thread::sleep(delay);
         trial.reboot();
+        let waited = id.map(|id| {
+            let waited = a.netplumb(&["wait", &id]).status;
+            trial.attach(&a, &id);
+            waited
+        });
         let seen = trial.end();
+        if let Some(waited) = waited {
+            let told = seen.last_line.split("status=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+            assert_eq!(Some(waited), told.or(seen.status), "{seen:?}");
+        }
         println!("{class:?}, rebooted after {delay:?} (of its run: {within}): {seen:?}");
         assert_eq!(broken(class, &seen), None, "{seen:?}");
         all.push(seen);
@@ -188,6 +217,22 @@ fn a_job_that_may_be_run_again_is_and_gives_the_output_of_one_run() {
 }
 
 #[test]
+fn whoever_waits_for_a_job_that_was_left_is_told_the_same() {
+    for class in [Class::Plain, Class::Batch, Class::Repeat] {
+        strikes(class, 2, "left", true);
+    }
+}
+
+#[test]
+#[ignore = "twenty points of each class"]
+fn twenty_reboots_of_each_class_of_jobs_that_were_left() {
+    for class in [Class::Plain, Class::Batch, Class::Repeat] {
+        let all = strikes(class, 20, "left", true);
+        assert!(all.iter().any(|seen| seen.last_line.contains("status=76")) != (class == Class::Repeat));
+    }
+}
+
+#[test]
 #[ignore = "twenty points of each class"]
 fn twenty_reboots_of_each_class() {
     plain_or_batch(Class::Plain, 20, "plain");
@@ -199,7 +244,7 @@ fn twenty_reboots_of_each_class() {
 fn without_a_reboot_a_job_of_each_class_ends_and_what_is_false_is_seen() {
     let (a, mut b) = pair_up();
     for (number, class) in [Class::Plain, Class::Batch, Class::Repeat].into_iter().enumerate() {
-        let seen = Trial::begin(&a, &mut b, class, number).end();
+        let seen = Trial::begin(&a, &mut b, class, &[], number).end();
         assert_eq!((broken(class, &seen), seen.status, seen.runs), (None, Some(0), 1), "{seen:?}");
         for (wrong, what) in [
             (
