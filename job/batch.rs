@@ -10,17 +10,21 @@ use crate::Error;
 use crate::control::{Control, Heard, Listener};
 use crate::eyes::LOOK_EVERY;
 use crate::keeper::Job;
-use spool::layout::{Place, log_in};
+use spool::layout::{Owner, Place, log_in};
 use spool::log::{self, Item, Reader};
-use spool::name::Chan;
+use spool::name::{Chan, MsgId, Role};
 use spool::outcome::Outcome;
 use spool::phase::Mark;
 use spool::segment::{EndKind, OVERHEAD, RECORD};
+use spool::usage::{self, Bounds};
 use spool::wait::Watch;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Signals that end whoever does not provide for them: before the start there is nobody who could.
 const ENDING: [u8; 5] = [1, 2, 3, 9, 15];
+/// Input that has not grown for so long may have no room to.
+const CROWDED_AFTER: Duration = Duration::from_secs(10);
 /// So many looks in a row may find damage: the loop cuts off what a power cut
 /// has left behind the last whole record, and pulls it again.
 const DAMAGED_MAX: u32 = 5;
@@ -36,6 +40,8 @@ pub enum Arrival {
     Incomplete,
     /// More than the quota.
     TooLarge,
+    /// Older ones that wait as this does hold what the peer's jobs may have.
+    Crowded,
     /// Its sender gave a signal that ends it.
     Unwanted,
 }
@@ -46,6 +52,9 @@ impl Arrival {
         match self {
             Arrival::Awaited | Arrival::Whole => None,
             Arrival::Incomplete | Arrival::Unwanted => Some(Outcome::NotStarted),
+            Arrival::Crowded => {
+                Some(Outcome::Refused("batch jobs that came before hold all that its quota allows; try again".into()))
+            }
             Arrival::TooLarge => Some(Outcome::Refused(format!("input larger than the quota of {quota} bytes"))),
         }
     }
@@ -58,14 +67,17 @@ pub struct Waiting {
     input: Option<Reader>,
     listener: Option<Listener>,
     damaged: u32,
+    bounds: Bounds,
+    /// How far the input was when it last grew, and since when it has not.
+    grown: (u64, Instant),
 }
 
 impl Waiting {
     /// Lets as much of the input come as may lie here, and a record more, which tells that there is more.
-    pub(crate) fn new(job: Job, quota: u64) -> Result<Waiting, Error> {
+    pub(crate) fn new(job: Job, quota: u64, bounds: Bounds) -> Result<Waiting, Error> {
         log::widen(&*job.fs, &log_in(job.msgid(), Chan::STDIN), quota.saturating_add((RECORD + OVERHEAD) as u64))?;
         let listener = Some(Listener::new(job.reader(Chan::CONTROL)?));
-        Ok(Waiting { job, quota, input: None, listener, damaged: 0 })
+        Ok(Waiting { job, quota, input: None, listener, damaged: 0, bounds, grown: (0, Instant::now()) })
     }
 
     /// Opens what has come since the last look.
@@ -102,6 +114,29 @@ impl Waiting {
         }
     }
 
+    /// Has it come no further for a while because of others that wait for the
+    /// same? None of them would ever go on: the oldest stays.
+    fn is_crowded_out(&mut self) -> bool {
+        let (fs, msgid) = (&*self.job.fs, self.job.msgid());
+        let offset = self.input.as_ref().map_or(0, Reader::offset);
+        if offset != self.grown.0 {
+            self.grown = (offset, Instant::now());
+        }
+        let sender = &self.job.keys.sender;
+        if self.grown.1.elapsed() < CROWDED_AFTER || usage::lack(fs, msgid, sender, &self.bounds) != Some("quota") {
+            return false;
+        }
+        let age = |id: MsgId| {
+            let owner = Owner::read(fs, &Place::Jobs.dir(id)).ok().flatten()?;
+            let waits = fs.exists(&format!("{}/window", log_in(id, Chan::STDIN)))
+                && !fs.exists(&Place::Jobs.file(id, Mark::RunStarted.name()));
+            (waits && owner.username == *sender && owner.role == Role::Recipient).then_some((owner.born, id))
+        };
+        let ours = age(msgid);
+        let others = Place::Jobs.ids(fs).unwrap_or_default().into_iter().filter(|id| *id != msgid);
+        ours.is_some() && others.filter_map(age).any(|other| Some(other) < ours)
+    }
+
     /// Hears what the sender says. The command, once it runs, hears all of it again.
     fn is_unwanted(&mut self) -> Result<bool, Error> {
         while let Some(listener) = &mut self.listener {
@@ -127,7 +162,10 @@ impl Waiting {
             watch.add(&root.join(dir));
         }
         loop {
-            let arrival = self.look()?;
+            let arrival = match self.look()? {
+                Arrival::Awaited if self.is_crowded_out() => Arrival::Crowded,
+                arrival => arrival,
+            };
             let gone =
                 || !fs.exists(&Place::Jobs.dir(msgid)) || fs.exists(&Place::Jobs.file(msgid, Mark::Cancel.name()));
             if arrival != Arrival::Awaited || gone() {

@@ -6,7 +6,7 @@
 
 use rustix::io::Errno;
 use spool::fs::{Error, Fs};
-use spool::log::{WINDOW, Writer};
+use spool::log::Writer;
 use spool::segment::{EndKind, OVERHEAD, RECORD};
 use spool::usage::{Meter, Room};
 use std::os::fd::OwnedFd;
@@ -56,6 +56,8 @@ pub struct Drain {
     full_until: Option<Instant>,
     /// How much the log may hold that its consumer does not.
     window: u64,
+    /// Nobody takes anything from the log before the command has ended.
+    held: bool,
     fs: Arc<dyn Fs>,
     meter: Meter,
     looked_at: u64,
@@ -67,8 +69,8 @@ pub struct Drain {
 
 impl Drain {
     /// Drains a pipe that does not block, as far as this window goes, into a log
-    /// that this meter is for.
-    pub fn new(pipe: OwnedFd, window: u64, fs: Arc<dyn Fs>, meter: Meter) -> Drain {
+    /// that this meter is for. `held`: the log is held back, so that nobody takes from it.
+    pub fn new(pipe: OwnedFd, window: u64, held: bool, fs: Arc<dyn Fs>, meter: Meter) -> Drain {
         Drain {
             pipe: Some(pipe),
             buffer: vec![0; CHUNK],
@@ -77,6 +79,7 @@ impl Drain {
             ending: None,
             full_until: None,
             window,
+            held,
             fs,
             meter,
             looked_at: 0,
@@ -139,7 +142,7 @@ impl Drain {
             match self.meter.room(&*self.fs, log.offset(), log.held()) {
                 Room::Bytes(_) => {}
                 // What is held back waits for its own command: nothing will free it.
-                Room::Quota if self.window > WINDOW => return Ok(Drained::Window),
+                Room::Quota if self.held && self.meter.is_spent(&*self.fs) => return Ok(Drained::Window),
                 room => {
                     log.forget()?;
                     let wait = if room == Room::Disk { FULL_WAIT } else { QUOTA_WAIT };
@@ -236,7 +239,7 @@ mod tests {
         let (pipe, command) = rustix::pipe::pipe().unwrap();
         rustix::io::ioctl_fionbio(&pipe, true).unwrap();
         let meter = Meter::new(Arc::default(), sender, MsgId([1; 20]), Chan::STDOUT, Default::default());
-        let mut drain = Drain::new(pipe, WINDOW, disk, meter);
+        let mut drain = Drain::new(pipe, spool::log::WINDOW, false, disk, meter);
         let mut written = |drain: &mut Drain| {
             rustix::io::write(&command, b"x").unwrap();
             drain.step(&mut log).unwrap();

@@ -149,7 +149,11 @@ pub fn begin(
             ((Verdict::Refused(why), _), _) => Outcome::Refused(why),
             ((Verdict::Run(_), None), _) => Outcome::Refused("this peer is not known here".into()),
             ((Verdict::Run(_), Some(known)), Arrival::Awaited) => {
-                return Ok(Begin::Await(Box::new(Waiting::new(job, known.quota)?)));
+                return Ok(Begin::Await(Box::new(Waiting::new(
+                    job,
+                    known.quota,
+                    Bounds::new(&site.settings, &known.policy.quota),
+                )?)));
             }
             ((Verdict::Run(permitted), Some(known)), arrival) => match arrival.outcome(known.quota) {
                 Some(against) => against,

@@ -77,7 +77,7 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
     let usage: Arc<Usage> = Arc::default();
     let drain = |pipe, chan| {
         let meter = Meter::new(usage.clone(), job.keys.sender.clone(), job.msgid(), chan, bounds);
-        Drain::new(pipe, if job.repeat { quota } else { WINDOW }, job.fs.clone(), meter)
+        Drain::new(pipe, if job.repeat { quota } else { WINDOW }, job.repeat, job.fs.clone(), meter)
     };
     let running = Running {
         eyes: Eyes::new(root, &job),

@@ -10,7 +10,7 @@ use spool::atomic;
 use spool::crypto::{Key, SpoolKey};
 use spool::facts::Facts;
 use spool::fs::{Fs, Lock};
-use spool::layout::{DETACHED, KEY, MESSAGE, Owner, PEER, PLUMB, Place, log_in, rest_label};
+use spool::layout::{DETACHED, KEY, MESSAGE, Owner, PEER, PLUMB, Place, log_in, log_out, rest_label};
 use spool::log;
 use spool::name::{Chan, Digest, MsgId, Role, Username};
 use spool::phase::Mark;
@@ -103,8 +103,8 @@ impl Prepared {
 
 /// Lets the output of a job wait here, for whoever attaches later.
 pub fn keep_output(fs: &dyn Fs, msgid: MsgId) -> Result<(), Error> {
-    let outputs = [Chan::STDOUT, Chan::STDERR].map(|chan| format!("{}/window", log_in(msgid, chan)));
-    Ok(outputs.iter().try_for_each(|window| log::hint(fs, window, spool::usage::WHOLE_LOG))?)
+    let outputs = [Chan::STDOUT, Chan::STDERR].map(|chan| log_in(msgid, chan));
+    Ok(outputs.iter().try_for_each(|dir| log::widen(fs, dir, spool::usage::WHOLE_LOG))?)
 }
 
 /// From here on a queued job needs no `plumb`: durable afterwards. `input_ended`:
@@ -112,8 +112,16 @@ pub fn keep_output(fs: &dyn Fs, msgid: MsgId) -> Result<(), Error> {
 /// somebody who attaches may go on with it.
 pub fn detach(fs: &dyn Fs, msgid: MsgId, input_ended: bool) -> Result<(), Error> {
     keep_output(fs, msgid)?;
+    let (dir, path) = (log_out(msgid, Chan::STDIN), Place::Jobs.file(msgid, DETACHED));
+    if !input_ended {
+        // Who goes on with it must find all of it.
+        let segments: Vec<String> = log::segments(fs, &dir)?.iter().map(|n| format!("{dir}/{n}")).collect();
+        fs.sync_all(&segments.iter().map(String::as_str).chain([dir.as_str()]).collect::<Vec<_>>())?;
+    } else if spool::look::detached(fs, msgid)? == Some(false) {
+        fs.remove(&path)?;
+    }
     let facts = spool::facts::Facts::new().with("input", if input_ended { "ended" } else { "open" });
-    match facts.commit(fs, &Place::Jobs.file(msgid, DETACHED)) {
+    match facts.commit(fs, &path) {
         Err(error) if !error.is_taken() => return Err(error.into()),
         _ => {}
     }
@@ -121,10 +129,14 @@ pub fn detach(fs: &dyn Fs, msgid: MsgId, input_ended: bool) -> Result<(), Error>
     Ok(())
 }
 
-/// From here on a job needs a `plumb` again, or nobody any more.
+/// From here on a job needs a `plumb` again, or nobody any more: durable afterwards.
 pub fn reattach(fs: &dyn Fs, msgid: MsgId) -> Result<(), Error> {
-    fs.remove(&Place::Jobs.file(msgid, DETACHED))?;
-    spool::layout::touch(fs, Place::Jobs, msgid);
+    let path = Place::Jobs.file(msgid, DETACHED);
+    if fs.exists(&path) {
+        fs.remove(&path)?;
+        fs.sync_dir(&Place::Jobs.dir(msgid))?;
+        spool::layout::touch(fs, Place::Jobs, msgid);
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use crate::net::Net;
 use crate::state::{Came, Change, File, RecipientStep, SenderStep};
 use crate::steps::{self, Steps};
 use spool::atomic::SICK;
+use spool::damage::Damage;
 use spool::facts::Facts;
 use spool::fs::Lock;
 use spool::layout::{self, HELD, MESSAGE, ONETIME, PRIORITY, Place, SEALED, log_out};
@@ -143,7 +144,13 @@ impl<N: Net> Job<N> {
     /// What is put down when a job that we run is over.
     fn recipient_outcome(&self) -> Result<Outcome, Trouble> {
         let exit = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::RunExit)?;
+        let cancel = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Cancel)?;
+        let damaged = cancel.and_then(|cancel| Damage::told(&cancel)).filter(|(chan, _)| *chan != Chan::CONTROL);
         Ok(match exit.and_then(|facts| facts.value("outcome")) {
+            // It came to its end; what it said of that did not.
+            Some(Outcome::Exited(_) | Outcome::Signal(_)) if damaged.is_some() => {
+                Outcome::OutputIncomplete(damaged.map_or(0, |(_, plain)| plain))
+            }
             Some(outcome) => outcome,
             None if self.has(Mark::RunStarted)? || self.has(Mark::RunExit)? => Outcome::Interrupted,
             None => Outcome::NotStarted,

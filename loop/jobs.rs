@@ -15,7 +15,7 @@ use crate::streams::Streams;
 use spool::bucket::Priority;
 use spool::crypto::Key;
 use spool::fs::Lock;
-use spool::layout::{MESSAGE, Owner, PLUMB, Place, log_in, rest_label};
+use spool::layout::{ALONG, MESSAGE, Owner, PLUMB, Place, log_in, rest_label};
 use spool::look::{self, MESSAGE_REST_MAX};
 use spool::name::{Chan, Digest, MsgId, Role};
 use spool::phase::{Mark, RecipientPhase, SenderPhase};
@@ -233,7 +233,7 @@ impl<N: Net> Job<N> {
                 Decided::Sender(step) => state::sender_after(step, came),
                 Decided::Recipient(step, over) => state::recipient_after(step, came, over),
             };
-            if changes.contains(&Change::ForgetJob) && self.is_wanted() {
+            if changes.contains(&Change::ForgetJob) && (self.is_wanted() || self.is_read_along()?) {
                 steps.waits_for("collect");
                 return Ok(Some(Turn::Peer));
             }
@@ -281,6 +281,13 @@ impl<N: Net> Job<N> {
     fn is_wanted(&self) -> bool {
         let sender = self.owner.as_ref().is_some_and(|owner| owner.role == Role::Sender);
         sender && self.world.fs.is_locked(&Place::Jobs.file(self.msgid, PLUMB)).unwrap_or(true)
+    }
+
+    /// Does a living `plumb` read our job's output along?
+    fn is_read_along(&self) -> Result<bool, Trouble> {
+        let (fs, dir) = (&*self.world.fs, Place::Jobs.dir(self.msgid));
+        let along = fs.list(&dir)?.into_iter().filter(|entry| entry.name.starts_with(ALONG));
+        Ok(along.map(|entry| fs.is_locked(&format!("{dir}/{}", entry.name))).any(|locked| locked.unwrap_or(true)))
     }
 
     /// Does the end of a job that nobody waited for wait to be heard?

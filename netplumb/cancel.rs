@@ -59,6 +59,15 @@ fn cancel(view: &View, found: &Found, reason: Option<&str>) -> anyhow::Result<St
             }
             return Ok(format!("it is over already: {outcome}"));
         }
+        // Without keys it is a job like any other.
+        let ended = (sender && has_left(view, msgid)).then(|| crate::wait::ended(view, msgid).ok().flatten());
+        if let Some(outcome) = ended.flatten() {
+            let Some(_) = reason else { return Ok(format!("it has ended: {outcome}; its output would be forgotten")) };
+            let facts = Facts::new().with("outcome", &outcome).with("at", view.uptime);
+            facts.hint(fs, &Place::Jobs.file(msgid, Mark::Done.name()))?;
+            job::submit::reattach(fs, msgid)?;
+            return Ok(format!("it had ended: {outcome}; its output is forgotten now"));
+        }
         let next = if sender { of_ours(view, msgid) } else { of_theirs(view, msgid) };
         if has(fs, &dir, Mark::Cancel) {
             return Ok(format!("it is being cancelled already; {next}"));

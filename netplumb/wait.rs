@@ -95,7 +95,7 @@ fn wait(view: &View, msgid: MsgId, patience: Option<Duration>) -> anyhow::Result
 }
 
 /// How a job ended, once nothing more of it will come.
-fn ended(view: &View, msgid: MsgId) -> anyhow::Result<Option<Outcome>> {
+pub fn ended(view: &View, msgid: MsgId) -> anyhow::Result<Option<Outcome>> {
     let (fs, dir) = (&*view.fs, Place::Jobs.dir(msgid));
     // A mark counts by its name; one whose outcome cannot be read leaves it unknown.
     if [Mark::Over, Mark::Done, Mark::RunExit].into_iter().any(|mark| look::has(fs, &dir, mark)) {

@@ -267,13 +267,12 @@ impl Reading<'_> {
 
     /// `-attach` names a job, which has its peer and its command already.
     fn attaches(&self) -> Result<(), String> {
-        let request = &self.request;
-        if !request.host.is_empty() || !request.env.is_empty() || !request.user.is_empty() {
-            return Err("-attach=ID stands alone: the job has its HOST and COMMAND".into());
-        }
-        match (request.detach, request.now) {
-            (false, false) => Ok(()),
-            _ => Err("-attach goes with neither -detach nor -now".into()),
+        let Request { verbose, quiet, no_progress, no_input, status_fd, .. } = self.request;
+        let ignored = self.request.ignored.clone();
+        let alone = Request { verbose, quiet, no_progress, no_input, status_fd, ignored, ..Request::default() };
+        match self.request == alone {
+            true => Ok(()),
+            false => Err("-attach=ID goes with -offset, -n, -q and -v alone: the job has all else already".into()),
         }
     }
 

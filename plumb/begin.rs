@@ -141,6 +141,10 @@ pub fn queue(
     let mut room = Room { ready: &ready, host: &request.host, screen, events, told: None };
     let (submitted, prepared) =
         room.patiently(|fs| submit::prepare(fs, &ready.spool_key, &ready.ours, &ready.theirs, &start))?;
+    if request.detach {
+        // Until all input is here nobody takes what comes of it.
+        room.patiently(|fs| submit::keep_output(fs, submitted.keys.msgid))?;
+    }
     let over = || Over::new().map_err(|error| Ending::failed(Reason::Disk, error));
     let (fs, root, keys) = (ready.fs.clone(), ready.root.clone(), submitted.keys.clone());
     let producer = request.from.as_deref().map(Producer::start).transpose();

@@ -91,6 +91,9 @@ fn carry(job: &Job, bell: &Bell, source: &Source) -> Result<InputEnd, Error> {
         input.wait_for_room(&job.unread)?;
         let next = match source.wait(&job.unread) {
             Next::Read => match rustix::io::read(pipe, &mut buffer) {
+                Ok(0) if source.has_hung_up() => {
+                    return input.end(EndKind::Aborted).map(|()| InputEnd::Unreadable(Errno::IO));
+                }
                 Ok(0) => match source.finish(&job.unread) {
                     Next::Read => return input.end(EndKind::Eof).map(|()| InputEnd::Eof(input.writer.tail())),
                     next => next,
@@ -151,6 +154,12 @@ impl Source {
             Source::Producer(producer) => producer.finish(unread),
             Source::Stdin | Source::Nothing => Next::Read,
         }
+    }
+
+    /// A terminal that is gone reads as one at whose end somebody typed ^D.
+    fn has_hung_up(&self) -> bool {
+        let gone = || rustix::termios::tcgetattr(rustix::stdio::stdin()).err();
+        matches!(self, Source::Stdin) && gone() == Some(Errno::IO)
     }
 
     /// Nobody reads it any more: whoever makes it is to feel that.

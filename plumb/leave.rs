@@ -59,11 +59,16 @@ impl Attendant<'_> {
         let waits = self.stance.now && !self.receipt;
         let ended = !self.stance.feeds || self.exit.is_some();
         match (!waits && ended).then(|| self.detach())? {
-            Ok(()) => Some(Ending::left()),
             Err(error) if error.is_full() => None,
             Err(error) => {
-                Some(Ending { outcome: Some(self.cancel("our disk failed")), ..Ending::failed(Reason::Disk, error) })
+                let outcome = Some(self.cancel("our disk failed"));
+                Some(Ending { outcome, ..Ending::failed(Reason::Disk, error) })
             }
+            Ok(()) => Some(match (self.asked, &self.exit) {
+                (Some((signal, _)), _) => Ending::goes_on(self.job.msgid()).by_signal(signal),
+                (None, Some(outcome)) => self.judge_input(Ending::left(), outcome.clone()),
+                (None, None) => Ending::left(),
+            }),
         }
     }
 

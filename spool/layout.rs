@@ -73,6 +73,8 @@ pub const ONETIME: &str = "onetime";
 pub const KEY: &str = "key";
 /// The lock that `plumb` holds for its life.
 pub const PLUMB: &str = "plumb";
+/// Locks of those who read a job's output along begin so: it is not forgotten under them.
+pub const ALONG: &str = "along.";
 /// Nobody need wait for the job; `input` says whether its input has `ended` or is still `open`.
 pub const DETACHED: &str = "detached";
 /// A job's priority, where it is not the normal one.

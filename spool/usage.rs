@@ -34,8 +34,9 @@ pub const JOB_MIN: u64 = 4 * SEGMENT;
 const PIECE: [u64; 2] = [1 << 20, 32 << 20];
 /// A whole record: a log that may grow may grow by one.
 const WHOLE: u64 = (RECORD + OVERHEAD) as u64;
-/// What was measured of a peer is believed for so long, and for longer if it took long.
-const KEPT: Duration = Duration::from_millis(250);
+/// What was measured of a peer is believed for so long, and for longer if it took long:
+/// other processes may grow meanwhile.
+const KEPT: Duration = Duration::from_millis(20);
 const COST_PART: u32 = 20;
 /// The channels of a job that carry much.
 const BULK: [Chan; 3] = [Chan::STDIN, Chan::STDOUT, Chan::STDERR];
@@ -72,13 +73,19 @@ impl Bounds {
 pub const WHOLE_LOG: u64 = 1 << 30;
 
 impl Bounds {
-    /// What of one log may wait here as a whole: less than the job's bound by
-    /// what is kept free for its other logs, so that who has more learns it.
+    /// What of one log may wait here as a whole: less than the bounds by what
+    /// is kept free for its job's other logs, so that who has more learns it.
     pub fn whole_log(&self) -> u64 {
-        match self.job {
-            0 => WHOLE_LOG,
-            job => job.saturating_sub(BULK.len() as u64 * (SEGMENT + SHARE)),
-        }
+        let bounds = [self.job, self.peer].into_iter().filter(|bound| *bound > 0);
+        let shares = BULK.len() as u64 * (SEGMENT + SHARE);
+        bounds.map(|bound| bound.saturating_sub(shares).max(SHARE)).min().unwrap_or(WHOLE_LOG)
+    }
+
+    /// Does a job hold as much as it may, whatever others hold?
+    pub fn is_spent(&self, fs: &dyn Fs, msgid: MsgId) -> bool {
+        let least = [self.job, self.peer].into_iter().filter(|bound| *bound > 0).min();
+        let held = || of_job(fs, msgid).values().sum::<u64>();
+        least.is_some_and(|bound| held() + BULK.len() as u64 * (SEGMENT + SHARE) + WHOLE > bound)
     }
 }
 
@@ -178,6 +185,11 @@ impl Meter {
         Meter { usage, peer, msgid, chan, bounds, granted: 0 }
     }
 
+    /// Does the log's job hold as much as it may, whatever others hold?
+    pub fn is_spent(&self, fs: &dyn Fs) -> bool {
+        self.bounds.is_spent(fs, self.msgid)
+    }
+
     /// Shares what is measured with all who have the same.
     pub fn share(&mut self, usage: &Arc<Usage>) {
         self.usage = usage.clone();
@@ -215,8 +227,9 @@ impl Meter {
             job => left.min(job.saturating_sub(self.taken(fs))),
         };
         let room = match self.bounds.peer {
-            0 => piece(job),
-            peer => self.usage.grant(fs, &self.peer, |taken| piece(job.min(peer.saturating_sub(taken)))),
+            0 => piece(job, 8),
+            // What one process is granted others do not see before it is there.
+            peer => self.usage.grant(fs, &self.peer, |taken| piece(job.min(peer.saturating_sub(taken)), 64)),
         };
         if room > 0 { Room::Bytes(room) } else { share.unwrap_or(Room::Quota) }
     }
@@ -247,8 +260,8 @@ pub fn lack(fs: &dyn Fs, msgid: MsgId, peer: &Username, bounds: &Bounds) -> Opti
 }
 
 /// A part of what is left, so that several who ask at once do not take it twice.
-fn piece(room: u64) -> u64 {
-    if room < WHOLE { 0 } else { room.min((room / 8).clamp(PIECE[0], PIECE[1])) }
+fn piece(room: u64, part: u64) -> u64 {
+    if room < WHOLE { 0 } else { room.min((room / part).clamp(PIECE[0], PIECE[1])) }
 }
 
 #[cfg(test)]

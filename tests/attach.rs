@@ -131,7 +131,8 @@ fn its_output_waits_here_beyond_a_window() {
 fn the_end_of_a_job_that_was_cancelled_is_kept_until_it_is_heard() {
     let (a, b) = pair_up();
     let id = leave(&a, &["-n", "b", "sleep 1000"], b"");
-    wait_until(Duration::from_secs(10), "it runs", || !b.children("keeper").is_empty());
+    let started = b.spool(&format!("jobs/{id}/run.started"));
+    wait_until(Duration::from_secs(10), "it runs", || started.exists());
     a.netplumb(&["cancel", &id]).good();
     let waited = a.netplumb(&["wait", &id, "--json"]);
     assert_eq!(waited.status, 76, "{}", waited.stderr);
@@ -150,6 +151,26 @@ fn the_end_of_a_job_that_was_cancelled_is_kept_until_it_is_heard() {
     assert!(matches!(a.netplumb(&["wait", &id]).status, 75 | 76));
     assert!(a.netplumb(&["cancel", &id]).good().text().contains("is forgotten now"));
     wait_until(Duration::from_secs(20), "it is forgotten", || a.ids("jobs").is_empty());
+}
+
+/// Nobody takes its output while its input is handed over: four full windows, and all stood.
+#[test]
+fn one_that_answers_while_it_is_handed_over_is_left_all_the_same() {
+    let (a, _b) = pair_up();
+    let input = crate::homes::noise(150 << 20, 5);
+    let id = leave(&a, &["b", "cat"], &input);
+    assert_eq!(a.netplumb(&["wait", &id]).status, 0);
+    assert!(a.plumb(&[&format!("-attach={id}")], b"").good().stdout == input);
+}
+
+#[test]
+fn one_that_has_ended_is_forgotten_by_one_word_and_its_status_is_told() {
+    let (a, _b) = pair_up();
+    let id = leave(&a, &["-n", "b", "echo x; exit 3"], b"");
+    assert_eq!(a.netplumb(&["wait", &id]).status, 3);
+    let said = a.netplumb(&["cancel", &id]).good().text();
+    assert!(said.contains("it had ended: exited 3; its output is forgotten now"), "{said}");
+    wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty());
 }
 
 /// The negative control: a job that was not left ends with its `plumb`.

@@ -105,3 +105,40 @@ fn more_batch_jobs_than_may_run_end_one_after_the_other() {
     });
     assert_eq!(ended, vec![(Some(0), format!("{size}\n")); 5]);
 }
+
+/// Peers that let each other run commands; `b` lets `a` have so much of its disk.
+fn pair_within(bytes: &str) -> (Peer, Peer) {
+    let (mut a, mut b) = pair();
+    let policy = b.home.join("config/peers/a/peer.toml");
+    let text = std::fs::read_to_string(&policy).expect("a policy");
+    std::fs::write(&policy, text.replace("#bytes = 0", &format!("bytes = \"{bytes}\""))).expect("it is ours");
+    a.up();
+    b.up();
+    (a, b)
+}
+
+/// It waited for ever for input that had no room.
+#[test]
+fn a_batch_input_larger_than_all_jobs_may_have_is_refused() {
+    let (a, _b) = pair_within("48M");
+    let ran = a.plumb(&["-batch", "b", "wc -c"], &noise(60 << 20, 1));
+    assert_eq!(ran.status, 255);
+    assert!(ran.stderr.contains("input larger than the quota of"), "{}", ran.stderr);
+    assert!(ran.stderr.ends_with("status=77 reason=refused\n"), "{}", ran.stderr);
+    assert_eq!(a.plumb(&["-batch", "b", "wc -c"], &noise(8 << 20, 1)).good().text(), format!("{}\n", 8 << 20));
+}
+
+/// Each held what the other waited for.
+#[test]
+fn batch_jobs_that_have_no_room_beside_each_other_do_not_wait_for_ever() {
+    let (a, _b) = pair_within("64M");
+    let size = 36 << 20;
+    let both = std::thread::scope(|scope| {
+        let run = || a.plumb(&["-batch", "b", "wc -c"], &noise(size, 1));
+        [scope.spawn(run), scope.spawn(run)].map(|one| one.join().expect("it ends"))
+    });
+    let good = both.iter().filter(|ran| ran.status == 0 && ran.text() == format!("{size}\n")).count();
+    let refused = both.iter().filter(|ran| ran.stderr.contains("batch jobs that came before")).count();
+    let said: Vec<&str> = both.iter().map(|ran| ran.stderr.as_str()).collect();
+    assert_eq!((good >= 1, good + refused), (true, 2), "{said:?}");
+}
