@@ -31,7 +31,9 @@ impl Trouble {
 
 impl From<NetError> for Trouble {
     fn from(error: NetError) -> Trouble {
-        Trouble::new("unreachable", error)
+        // It is there: what is missing is a free way to it.
+        let cause = if matches!(error, NetError::Busy(_)) { "busy" } else { "unreachable" };
+        Trouble::new(cause, error)
     }
 }
 

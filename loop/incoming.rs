@@ -110,10 +110,12 @@ async fn act<N: Net>(
                 Ok(Fetched::Here) => Ok(Came::Worked),
                 Ok(Fetched::Another) => Ok(Came::Failed),
                 // It may be gone for good: only its owner's word says so.
-                Err(trouble) if trouble.cause == "unreachable" => match ask(world, msgid, peer, steps).await? {
-                    came @ (Came::Gone | Came::Outcome) => Ok(came),
-                    _ => Err(trouble),
-                },
+                Err(trouble) if matches!(trouble.cause, "unreachable" | "busy") => {
+                    match ask(world, msgid, peer, steps).await? {
+                        came @ (Came::Gone | Came::Outcome) => Ok(came),
+                        _ => Err(trouble),
+                    }
+                }
                 Err(trouble) => Err(trouble),
             }
         }

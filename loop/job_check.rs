@@ -12,11 +12,14 @@ use spool::log;
 use spool::name::Chan;
 use spool::phase::Mark;
 use spool::segment::Stream;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Our logs are looked at no more often than this. What is still no whole
 /// record after so long is not being written.
 const LOOKS_APART: Duration = Duration::from_secs(5);
+/// Looking takes at most this part of the time, whoever asks for it.
+const COST_PART: u32 = 20;
 
 /// What is known of the logs that we produce.
 #[derive(Default)]
@@ -26,7 +29,7 @@ pub(super) struct Checked {
     /// When they are to be looked at again by ourselves.
     pub due: Option<Duration>,
     /// What was no whole record, when it was looked at last.
-    torn: Option<(Damage, u64)>,
+    torn: HashMap<Chan, (Damage, u64)>,
 }
 
 impl<N: Net> Job<N> {
@@ -45,18 +48,19 @@ impl<N: Net> Job<N> {
             self.checked.due = Some(self.checked.not_before);
             return Ok(());
         }
-        self.checked.not_before = now + LOOKS_APART;
         for chan in asked {
             let claimed = log::hinted(&*self.world.fs, &tip(chan))?;
             let (fs, dir, keys) = (self.world.fs.clone(), log_out(self.msgid, chan), keys.clone());
             let look = move || damage::look(&*fs, &dir, &keys, Stream { chan, producer }, claimed);
             let looked = tokio::task::spawn_blocking(look).await;
             let found = looked.map_err(|died| Trouble::new("later", died))??;
-            let torn = self.checked.torn.take();
+            let after = self.world.clock.now();
+            self.checked.not_before = after + LOOKS_APART.max((after - now) * COST_PART);
+            let torn = self.checked.torn.remove(&chan);
             let damage = match found {
                 Found::Torn(damage, rest) if torn == Some((damage.clone(), rest)) => damage,
                 Found::Torn(damage, rest) => {
-                    self.checked.torn = Some((damage, rest));
+                    self.checked.torn.insert(chan, (damage, rest));
                     self.checked.due = Some(self.checked.not_before);
                     continue;
                 }

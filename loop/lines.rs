@@ -85,8 +85,11 @@ impl Idle {
     pub async fn wait(&self, peer: &Username) -> Line {
         loop {
             let more = self.of(peer, |lines| lines.more.clone());
+            // From here on none that comes is missed.
+            let mut one_more = std::pin::pin!(more.notified());
+            one_more.as_mut().enable();
             let Some(mut line) = self.take(peer) else {
-                more.notified().await;
+                one_more.await;
                 continue;
             };
             // It is given back a moment before it is ready, and may have ended since.
@@ -101,6 +104,7 @@ impl Idle {
     pub fn admit(&self, peer: &Username, line: Option<Line>) -> Admitted {
         self.of(peer, |lines| {
             lines.turned += 1;
+            lines.kept.retain(Line::is_good);
             lines.kept.splice(0..0, line);
             lines.more.notify_one();
         });

@@ -31,7 +31,7 @@ use tokio::task::{AbortHandle, JoinSet};
 /// So many connections are kept to a peer that it has not used yet …
 const SPARE: usize = 3;
 /// … and so many in all.
-const ALL_MAX: usize = 64;
+const ALL_MAX: usize = 128;
 /// The longest head of an answer to `turn`, in bytes.
 const HEAD_MAX: usize = 1024;
 /// How often to look for the service.
@@ -63,7 +63,8 @@ impl Kept {
     pub fn follow(&mut self, world: &Arc<World<Http>>, other: &Arc<Other>) {
         let peers = world.peers();
         let wanted = |username: &Username| peers.get(username).is_some_and(|peer| peer.policy.turn);
-        self.0.extract_if(|username, _| !wanted(username)).for_each(|(_, keeping)| keeping.abort());
+        let ends = |username: &Username, keeping: &AbortHandle| !wanted(username) || keeping.is_finished();
+        self.0.extract_if(|username, keeping| ends(username, keeping)).for_each(|(_, keeping)| keeping.abort());
         for username in peers.keys().filter(|username| wanted(username)) {
             let start = || tokio::spawn(keep(world.clone(), other.clone(), username.clone())).abort_handle();
             self.0.entry(username.clone()).or_insert_with(start);
@@ -202,9 +203,11 @@ pub async fn take(world: Arc<World<Http>>, peer: Arc<Known>, given: Given) {
     let alone = tokio::select! {
         _ = &mut connection => return,
         _ = token.read_u8() => return,
-        proved = prove(&question, &peer, sender) => match proved {
-            Ok(alone) => alone,
-            Err(trouble) => {
+        proved = tokio::time::timeout(ANSWER, prove(&question, &peer, sender)) => match proved {
+            Ok(Ok(alone)) => alone,
+            // One that drips its answer is no better than one that is silent.
+            Err(_) => return,
+            Ok(Err(trouble)) => {
                 // Whoever replays `turn` could write here as much as it likes.
                 tracing::debug!(peer = %peer.name, "a turned connection that does not lead to it: {}", trouble.error);
                 return;

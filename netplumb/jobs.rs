@@ -186,7 +186,7 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
         plumb: fs.is_locked(&format!("{dir}/{PLUMB}")).unwrap_or(false),
         detached: fs.exists(&format!("{dir}/{DETACHED}")),
         keeper: fs.is_locked(&layout::running(msgid)).unwrap_or(false),
-        outcome: outcome(fs, &dir).or_else(|| (phase == "ended").then(|| waiting(view, msgid, owner.as_ref()?))?),
+        outcome: outcome(fs, &dir).or_else(|| (phase == "ended").then(|| waiting(view, msgid))?),
         why: Why::of_job(view, msgid, owner.as_ref()),
         error: error.or_else(|| logs.into_iter().find_map(|seen| seen.damaged)),
         owner,
@@ -194,8 +194,8 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
 }
 
 /// How a job of ours ended whose output waits here: its recipient said so, and our keys open that.
-fn waiting(view: &View, msgid: MsgId, owner: &Owner) -> Option<String> {
-    let said = logs::exit_said(&*view.fs, &view.job_keys(msgid).ok()?, owner.role)?;
+fn waiting(view: &View, msgid: MsgId) -> Option<String> {
+    let said = logs::end_held(&*view.fs, &view.job_keys(msgid).ok()?)?;
     Some(format!("{said}; its output waits here"))
 }
 

@@ -154,6 +154,26 @@ pub fn end_word(kind: EndKind) -> &'static str {
     }
 }
 
+/// How a job of ours ended whose logs are all here to their END: what its
+/// recipient said, unless an output was broken off.
+pub fn end_held(fs: &dyn Fs, keys: &JobKeys) -> Option<Outcome> {
+    let outcome = exit_said(fs, keys, Role::Sender)?;
+    let ended = |chan| {
+        let dir = layout::log_in(keys.msgid, chan);
+        let last = segments(fs, &dir).ok()?.pop()?;
+        open(&fs.read(&format!("{dir}/{last}"), SEGMENT as usize).ok()?, keys, |_| {}).ok()?.end
+    };
+    let broken = [Chan::STDOUT, Chan::STDERR].into_iter().filter_map(|chan| match ended(chan) {
+        Some(End { kind: EndKind::Aborted, length }) => Some(length),
+        Some(_) => None,
+        None => Some(0),
+    });
+    match (&outcome, broken.min()) {
+        (Outcome::Exited(_) | Outcome::Signal(_), Some(length)) => Some(Outcome::OutputIncomplete(length)),
+        _ => Some(outcome),
+    }
+}
+
 /// More than this is not looked at for it.
 const SAID_MAX: usize = 4 << 20;
 

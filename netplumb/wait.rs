@@ -115,7 +115,7 @@ pub fn ended(view: &View, msgid: MsgId) -> anyhow::Result<Option<Outcome>> {
     if !look::sender(fs, msgid, &ages, &owner, key, look::has(fs, &dir, Mark::Receipt))?.ended {
         return Ok(None);
     }
-    Ok(Some(logs::exit_said(fs, &view.job_keys(msgid)?, owner.role).unwrap_or(Outcome::Unknown)))
+    Ok(Some(logs::end_held(fs, &view.job_keys(msgid)?).unwrap_or(Outcome::Unknown)))
 }
 
 #[cfg(test)]

@@ -117,6 +117,7 @@ pub fn explain(cause: &str) -> Option<(&'static str, &'static str)> {
             "peer",
             "goes on by itself when the peer answers; look at the network, at its daemon, and at `address` in peers/PEER/peer.toml; one that is never dialled has to call in (`turn` in its peer.toml)",
         ),
+        "busy" => ("peer", "all connections that it keeps open to us are in use; goes on when one is free"),
         "receipt" => ("peer", "it was told and has not yet said that it holds the message; ask there: netplumb why ID"),
         "key" => ("peer", "it has no one-time key ready; its daemon makes more by itself, if it has room"),
         "peer" => ("peer", "it is its turn"),

@@ -65,6 +65,7 @@ impl Why {
             "hold" => "held by hand: it goes on when hold/ID is moved back to queue/ID",
             _ if !self.error.is_empty() => &self.error,
             "unreachable" => "cannot be reached",
+            "busy" => "all connections that it keeps to us are in use",
             "receipt" => "told, its receipt is awaited",
             "key" => "told, its key is awaited",
             "cancel" => "told that it is cancelled, its answer is awaited",

@@ -138,7 +138,7 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
         changed.as_mut().enable();
         found = found.and_then(Found::again).or_else(|| Found::look(&shared.fs, &channel, n, &work));
         match &found {
-            None if later_exists(&*shared.fs, &channel.dir, n) => return None,
+            None if later_exists(&*shared.fs, &channel.dir, n) => return Some(bare(StatusCode::NOT_FOUND)),
             None => {}
             Some(found) if range.from < found.size => {
                 let limit = until.max(Instant::now() + SYNC_WAIT);
@@ -166,7 +166,7 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
         }
         let now = Instant::now();
         if now >= until {
-            return found.map(|_| bare(StatusCode::NO_CONTENT));
+            return Some(bare(if found.is_some() { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }));
         }
         let Some(is_watched) = watched else {
             watched = Some(channel.watch());

@@ -36,6 +36,9 @@ const LATE: Duration = Duration::from_millis(100);
 /// Waiting times: shorter ones cost more than they shape.
 const WAIT: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(500)];
 
+/// What came before a limit began, or fell, is paid for with so many seconds at most.
+const DEBT_MAX: f64 = 5.0;
+
 /// How much a job's bytes count against it, beside others of its peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Priority {
@@ -196,7 +199,8 @@ impl Bucket {
     }
 
     fn moved(&mut self, now: Duration, who: &Mover, bytes: u64) {
-        self.level -= bytes as f64;
+        let least = -DEBT_MAX * self.rate as f64;
+        self.level = (self.level - bytes as f64).max(least.min(self.level));
         let before = self.moved.get(&who.msgid).map_or(0.0, |moved| moved.at(now));
         self.moved.insert(who.msgid, Moved { bytes: before + bytes as f64, at: now });
         if self.moved.len() > 64 {
