@@ -29,6 +29,8 @@ const PIECE_UP_MIN: u64 = 16;
 const PIECE_DOWN: [u64; 2] = [4 << 10, 1 << 20];
 /// Who has waited for so long is next, whatever it has moved.
 const OVERDUE: Duration = Duration::from_secs(1);
+/// It is given this part of a piece then.
+const OVERDUE_PART: u64 = 8;
 /// What was moved is half forgotten after so many seconds.
 const HALF_LIFE: f64 = 8.0;
 /// Who was told to ask again and does not come for so long waits no more.
@@ -178,7 +180,10 @@ impl Bucket {
         let wait = if missing > 0.0 { missing / self.rate as f64 } else { 0.0 };
         if missing <= 0.0 && !self.is_behind(now, who, since) {
             self.waiting.remove(&key);
-            return Ok(self.piece().min(self.level as u64));
+            // Who is let pass only because it has waited so long is kept alive, no more.
+            let overdue = waiting > 1 && now.saturating_sub(since) > OVERDUE;
+            let part = if overdue { OVERDUE_PART } else { 1 };
+            return Ok((self.piece() / part).max(PIECE_UP_MIN).min(self.level as u64));
         }
         let wait = Duration::from_secs_f64(wait.min(WAIT[1].as_secs_f64())).max(WAIT[0]);
         self.waiting.insert(key, Waiting { since, until: now + wait, weight: who.priority.weight() });
