@@ -94,7 +94,7 @@ fn a_rate_is_kept_where_we_pull() {
 /// A record takes several seconds: no pull is given up for it, and nothing passes twice.
 fn a_slow_rate_goes_on(who: Limits) {
     let (a, _b, [_, link]) = limited(who, "12k");
-    let size = 150 << 10;
+    let size = 60 << 10;
     let before = link.bytes();
     let ran = a.plumb(&["b", "wc -c"], &noise(size, 4)).good();
     assert_eq!(ran.text().trim(), size.to_string());
