@@ -56,9 +56,22 @@ fn put(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
+/// A shell has its background jobs ignore INT, and nohup HUP, and so our children
+/// would: what we catch is at its default after exec.
+fn settle_ourselves() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+            let always = Arc::new(std::sync::atomic::AtomicBool::new(true));
+            signal_hook::flag::register_conditional_shutdown(signal, 130, always).expect("a handler");
+        }
+    });
+}
+
 impl Here {
     /// Makes it; something holds the daemon's lock.
     pub fn new() -> Here {
+        settle_ourselves();
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("config");
         let name = |text: &str| Username::of_ca(text.as_bytes()).to_string();
