@@ -130,7 +130,8 @@ impl Worker {
         let (reports, reported) = unbounded_channel();
         let ((service, given), kept) = (turn::meet(&home), turn::Kept::default());
         let (peers_read, peers_known) = (Instant::now(), Arc::new(Notify::new()));
-        let (works, seen) = (HashMap::new(), peers::stamps(&home));
+        // Nothing: what changed since the peers were read, a moment ago, is found at the first look.
+        let (works, seen) = (HashMap::new(), Vec::new());
         Worker { world, home, works, peers_read, seen, peers_known, service, given, kept, reports, reported }
     }
 
