@@ -9,7 +9,6 @@
 use spool::facts::Facts;
 use spool::fs::{Fs, is_hidden};
 use spool::layout::{PARENTS, PLUMB};
-use spool::name::MsgId;
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -29,7 +28,8 @@ const COMMAND_MAX: Duration = Duration::from_secs(60);
 /// Something that a person should know: a loss, an expiry, a refusal.
 #[derive(Debug, Clone)]
 pub(crate) struct Notice {
-    pub(crate) msgid: MsgId,
+    /// Its name in `notices/`: the message, or what was moved aside.
+    pub(crate) about: String,
     pub(crate) what: String,
     pub(crate) peer: Option<String>,
     /// The wall clock in seconds, for people only.
@@ -70,7 +70,7 @@ fn work(fs: &dyn Fs, errands: &Receiver<Errand>) {
             match errand {
                 Errand::Command(other) => command = other,
                 Errand::Notice(notice) if unwritten.len() < WAITING_MAX => unwritten.push_back(notice),
-                Errand::Notice(notice) => tracing::error!("{}: no room for the notice: {}", notice.msgid, notice.what),
+                Errand::Notice(notice) => tracing::error!("{}: no room for the notice: {}", notice.about, notice.what),
             }
         }
         let mut written = Vec::new();
@@ -97,9 +97,9 @@ fn facts(notice: &Notice) -> Facts {
 
 /// Writes a notice; says whether it is new, `None` if it could not be written.
 fn commit(fs: &dyn Fs, notice: &Notice) -> Option<bool> {
-    match facts(notice).commit(fs, &format!("notices/{}", notice.msgid)) {
+    match facts(notice).commit(fs, &format!("notices/{}", notice.about)) {
         Ok(()) => {
-            tracing::warn!("{}: {}", notice.msgid, notice.what.escape_debug());
+            tracing::warn!("{}: {}", notice.about, notice.what.escape_debug());
             Some(true)
         }
         Err(error) if error.is_taken() => Some(false),
@@ -119,7 +119,7 @@ fn run(command: &str, notice: &Notice) {
     };
     if let Some(mut stdin) = child.stdin.take() {
         // A few hundred bytes fit into any pipe: this does not block.
-        let _ = stdin.write_all(format!("id={}\n{}", notice.msgid, facts(notice)).as_bytes());
+        let _ = stdin.write_all(format!("id={}\n{}", notice.about, facts(notice)).as_bytes());
     }
     let until = Instant::now() + COMMAND_MAX;
     loop {
@@ -170,6 +170,7 @@ fn is_held(fs: &dyn Fs, path: &str) -> bool {
 mod tests {
     use super::*;
     use spool::atomic::Disk;
+    use spool::name::MsgId;
 
     fn spool() -> (tempfile::TempDir, Arc<Disk>) {
         let directory = tempfile::tempdir().unwrap();
@@ -214,11 +215,11 @@ mod tests {
         clerk.send(Errand::Command(Some(format!("cat >>'{}'", heard.display())))).unwrap();
         let msgid = MsgId([5; 20]);
         for what in ["the output is incomplete", "something later"] {
-            let notice = Notice { msgid, what: what.into(), peer: Some("nas".into()), at: 77 };
+            let notice = Notice { about: msgid.to_string(), what: what.into(), peer: Some("nas".into()), at: 77 };
             clerk.send(Errand::Notice(notice)).unwrap();
         }
         // A second message's notice is last in line: when it is heard, the others were dealt with.
-        let last = Notice { msgid: MsgId([6; 20]), what: "last".into(), peer: None, at: 78 };
+        let last = Notice { about: MsgId([6; 20]).to_string(), what: "last".into(), peer: None, at: 78 };
         clerk.send(Errand::Notice(last)).unwrap();
         let until = Instant::now() + Duration::from_secs(10);
         let text = loop {

@@ -29,7 +29,7 @@ const MOVED_MAX: usize = 2048;
 /// So many steps of one directory in a second are no accident: the next ones are spread out.
 const BURST: u8 = 50;
 /// Why a step waits, when a word of the peer would not help.
-const LOCAL_CAUSES: [&str; 4] = ["disk_full", "lock", "reader", "sick"];
+const LOCAL_CAUSES: [&str; 5] = ["disk_full", "lock", "reader", "shortage", "sick"];
 
 /// Why a directory is to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,12 +319,13 @@ impl Schedule {
     }
 }
 
-/// How long the next try may wait. Nobody tells when a disk has room again, and
-/// to look costs nobody else anything: so one looks more often.
+/// How long the next try may wait. Nobody tells when a disk has room again, or
+/// the process a descriptor, and to look costs nobody else anything: so one looks
+/// more often.
 fn ceiling(report: &Report) -> Ceiling {
     match (report.cause.as_deref(), report.ceiling()) {
-        (Some("disk_full"), Ceiling::Live | Ceiling::Foreground) => Ceiling::Live,
-        (Some("disk_full"), Ceiling::Background) => Ceiling::Foreground,
+        (Some("disk_full" | "shortage"), Ceiling::Live | Ceiling::Foreground) => Ceiling::Live,
+        (Some("disk_full" | "shortage"), Ceiling::Background) => Ceiling::Foreground,
         (_, ceiling) => ceiling,
     }
 }

@@ -15,17 +15,20 @@ use crate::watch::{Seen, Watch};
 use crate::why::{self, Whys};
 use spool::atomic::Disk;
 use spool::clock::{self, Clock, System};
-use spool::fs::{Fs, Lock};
+use spool::facts::Facts;
+use spool::fs::{Fs, Lock, ODD};
 use spool::home::Home;
-use spool::layout::{DIRECTORIES, Owner, Place};
+use spool::layout::{DIRECTORIES, Owner, Place, make_dirs};
 use spool::name::Username;
 use spool::report::{Order, Report};
-use std::collections::HashMap;
+use spool::roster::Roster;
+use spool::spool_id::{self, ID};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// The lock that there is one of for each spool.
 const LOCK: &str = "daemon";
@@ -74,6 +77,12 @@ pub(crate) struct Session {
     passed_on: HashMap<Username, Duration>,
     beat_at: Duration,
     ticked_at: Duration,
+    uptime: clock::Keeper,
+    /// What names the spool; it is written again if it is lost.
+    id: Facts,
+    /// What was moved aside, as far as it was told.
+    odd: HashSet<String>,
+    roster: Roster,
 }
 
 impl Session {
@@ -88,6 +97,7 @@ impl Session {
         let lock = disk.lock_file(LOCK, LOCK_WAIT)?.ok_or_else(|| Error::Busy(home.spool.clone()))?;
         let settings = home.settings()?;
         disk.heal()?;
+        let id = Facts::read(&*disk, ID)?.unwrap_or_default();
         tracing::info!(
             "netplumb {} is {}{}, listens on {}, spool {}",
             env!("CARGO_PKG_VERSION"),
@@ -121,6 +131,10 @@ impl Session {
             passed_on: HashMap::new(),
             beat_at: Duration::ZERO,
             ticked_at: Duration::ZERO,
+            uptime: clock::Keeper::default(),
+            id,
+            odd: HashSet::new(),
+            roster: Roster::default(),
         };
         session.configure();
         // A note that was lost is made again, before anything is measured by it.
@@ -236,11 +250,11 @@ impl Session {
         tracing::debug!("{}", line.escape_debug());
         let known = self.schedule.was_reported(place, msgid);
         let next = self.schedule.report(&report, now, &self.system).unwrap_or_default();
-        if self.whys.note(&report, next, known, now, wall()) {
+        if self.whys.note(&report, next, known, now, clock::wall()) {
             self.watch.unseen(place, msgid, || why::clear(&*self.disk, place, msgid));
         }
         if let Some(what) = report.notice {
-            let notice = Notice { msgid, what, peer: report.peer, at: wall() };
+            let notice = Notice { about: msgid.to_string(), what, peer: report.peer, at: clock::wall() };
             let _ = self.clerk.send(Errand::Notice(notice));
         }
     }
@@ -333,29 +347,63 @@ impl Session {
     /// What is looked at by the clock.
     fn beat(&mut self, now: Duration) {
         self.reap(now);
-        for directory in DIRECTORIES {
-            if !self.disk.exists(directory) {
-                tracing::warn!("{directory} was gone from the spool: made again");
-                let _ = self.disk.make_dir(directory);
-            }
-        }
+        self.keep_spool();
+        self.tell_odd();
         if now >= self.ticked_at + MINUTE {
             self.tick_clock(now);
         }
     }
 
+    /// Makes again what a spool must have, and moves aside what stands in its place.
+    fn keep_spool(&self) {
+        for directory in DIRECTORIES {
+            match self.disk.is_dir(directory) {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!("{directory} was gone from the spool: made again");
+                    if let Err(error) = make_dirs(&*self.disk, directory) {
+                        tracing::warn!("{error}");
+                    }
+                }
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        match spool_id::keep(&*self.disk, &self.id) {
+            Ok(true) => tracing::warn!("{ID} was lost from the spool: written again"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    /// Leaves a notice of each thing that was moved aside.
+    fn tell_odd(&mut self) {
+        // What cannot be listed at the moment is listed at the next beat.
+        let names = self.disk.list(ODD).unwrap_or_default().into_iter().map(|entry| entry.name);
+        for name in names.filter(|name| self.odd.insert(name.clone())).collect::<Vec<_>>() {
+            let what = format!("{name} could not be a file of ours, and was moved to {ODD}/");
+            let notice = Notice { about: format!("{ODD}.{name}"), what, peer: None, at: clock::wall() };
+            let _ = self.clerk.send(Errand::Notice(notice));
+        }
+    }
+
     fn tick_clock(&mut self, now: Duration) {
         let seconds = now.saturating_sub(self.ticked_at).as_secs();
-        match clock::tick(&*self.disk, seconds) {
-            Ok(()) => self.ticked_at += Duration::from_secs(seconds),
+        match self.uptime.tick(&*self.disk, seconds) {
+            Ok(doubt) => {
+                self.ticked_at += Duration::from_secs(seconds);
+                doubt.iter().for_each(|doubt| tracing::warn!("{doubt}"));
+            }
             Err(error) => tracing::warn!("{error}"),
         }
     }
 
     /// Reads settings and peers; what cannot be read stays as it was.
     fn configure(&mut self) {
-        let peers = self.home.peers(|error| tracing::warn!("{error}"));
-        let quotas = peers.into_iter().map(|(username, peer)| (username, peer.policy.quota.jobs)).collect();
+        for trouble in self.roster.read(&self.home) {
+            tracing::warn!("a peer stays as it was: {trouble}");
+        }
+        let peers = self.roster.peers();
+        let quotas = peers.map(|peer| (peer.username.clone(), peer.policy.quota.jobs)).collect();
         match self.home.settings() {
             Ok(settings) => {
                 self.keepers.set_bounds(settings.ages(), quotas);
@@ -382,9 +430,4 @@ impl Session {
         ];
         others.into_iter().flatten().chain(children).fold(self.beat_at, Duration::min)
     }
-}
-
-/// The wall clock in seconds: for people, nothing is decided by it.
-fn wall() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

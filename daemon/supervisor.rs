@@ -13,8 +13,8 @@ use crate::watch::Seen;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use spool::atomic::Disk;
-use spool::fs::Fs;
 use spool::home::Home;
+use spool::spool_id::Foreign;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
@@ -150,14 +150,14 @@ impl Supervisor {
         }
     }
 
-    /// Opens what is at the spool's place, if it is a spool: an empty mount point is none.
+    /// Opens what is at the spool's place, if it is this home's spool: an empty mount point is not.
     fn reopen(&self) -> Result<Option<Session>, Error> {
-        let Ok(disk) = Disk::open(&self.home.spool) else { return Ok(None) };
-        if !spool::layout::PARENTS.iter().all(|parent| disk.exists(parent)) {
-            return Ok(None);
-        }
+        let disk = match self.home.open_spool() {
+            Err(spool::home::Error::Foreign(Foreign::Away(_) | Foreign::Nameless(_))) => return Ok(None),
+            other => other?,
+        };
         self.home.check()?;
-        self.begin(self.home.open_spool()?).map(Some)
+        self.begin(disk).map(Some)
     }
 
     /// Turns SIGCHLD into events, until what it gives is dropped.

@@ -69,7 +69,7 @@ impl World {
         let mut script = std::fs::OpenOptions::new();
         let script = script.write(true).create_new(true).mode(0o700).open(directory.path().join("program"));
         std::io::Write::write_all(&mut script.unwrap(), SCRIPT.as_bytes()).unwrap();
-        drop(home.open_spool().unwrap());
+        home.name_spool(&home.make_spool().unwrap()).unwrap();
         let disk = Disk::open(&home.spool).unwrap();
         World { directory, home, disk, running: None, inotify: true }
     }

@@ -146,7 +146,7 @@ impl Waiting {
                 Ok(Heard::Nothing) => break,
                 Ok(Heard::End | Heard::Broken) => self.listener = None,
                 Err(Error::Peer(_) | Error::Disk(spool::fs::Error::Damaged { .. })) => self.listener = None,
-                Err(error) if error.is_full() => break,
+                Err(error) if error.passes().is_some() => break,
                 Err(error) => return Err(error),
             }
         }

@@ -70,7 +70,9 @@ impl Speaker {
     }
 }
 
-/// Hears what the other side says on channel 0.
+/// Hears what the other side says on channel 0. How far it has come is not
+/// noted: a listener that starts anew hears everything again, every fact may be
+/// heard twice, and all of them together are small.
 pub struct Listener {
     log: Reader,
     pending: Vec<u8>,
@@ -98,12 +100,6 @@ impl Listener {
     /// The next thing that was said. What we do not understand is skipped.
     pub fn hear(&mut self) -> Result<Heard, Error> {
         loop {
-            if self.pending.is_empty() {
-                // Whoever called is back, so all that was heard is done with. The hint only
-                // opens the window: a listener that starts anew hears everything again, and
-                // every fact may be heard twice.
-                self.log.took(std::time::Duration::ZERO, false)?;
-            }
             let mut rest = self.pending.as_slice();
             let packet = tap1::read(&mut rest).map_err(|bad| Error::Peer(format!("channel 0: {bad}")))?;
             let used = self.pending.len() - rest.len();

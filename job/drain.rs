@@ -179,7 +179,7 @@ impl Drain {
             // A short read: what comes next is only just being written.
             Ok(()) if self.pipe.is_some() && self.from == self.to && self.to < RECORD => Ok(self.wait_for_more()),
             Ok(()) => Ok(Drained::More),
-            Err(error) if error.is_full() => {
+            Err(error) if error.passes().is_some() => {
                 let until = Instant::now() + FULL_WAIT;
                 self.full_until = Some(until);
                 Ok(Drained::Disk(until))

@@ -130,7 +130,7 @@ impl Feed {
             return Ok(());
         }
         match self.reader.took(self.began.elapsed(), idle) {
-            Err(error) if error.is_full() => {
+            Err(error) if error.passes().is_some() => {
                 self.hint_due = Some(Instant::now() + Duration::from_secs(1));
                 Ok(())
             }

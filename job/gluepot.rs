@@ -8,6 +8,7 @@ use crate::message::Start;
 use spool::home::Policy;
 use spool::name::Digest;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Variables that never come from a peer; a trailing `*` stands for any rest.
 const ENV_DENIED: [&str; 7] = ["LD_*", "PATH", "IFS", "BASH_ENV", "ENV", "PERL5*", "PYTHON*"];
@@ -23,6 +24,8 @@ pub struct Known {
     pub digest: Digest,
     /// What may wait here as a whole of one input, or one output, in sealed bytes.
     pub quota: u64,
+    /// How long ago that file was changed.
+    pub age: Duration,
 }
 
 /// What is decided about a START.
@@ -88,7 +91,7 @@ mod tests {
 
     fn known(shell: bool) -> Known {
         let policy = Policy { shell, ..Policy::default() };
-        Known { name: "nas".into(), policy, digest: Digest::of(b""), quota: 0 }
+        Known { name: "nas".into(), policy, digest: Digest::of(b""), quota: 0, age: Duration::MAX }
     }
 
     fn start(words: &[&str]) -> Start {

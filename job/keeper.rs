@@ -35,6 +35,9 @@ use std::time::Duration;
 /// How long another may have the job's directory before we give up for this time.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
+/// A policy that was changed within this may be half written.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// Where jobs run: what is the same for all of them.
 pub struct Site {
     /// The spool.
@@ -96,14 +99,9 @@ pub struct Started {
 
 /// Looks at a job whose `running/<msgid>` the caller has locked, and does what
 /// needs no process. Harmless at any time and any number of times; after a
-/// crash in it the next call goes on. An error that `is_full` is worth another try.
+/// crash in it the next call goes on. An error that `passes` is worth another try.
 /// `arrival` is what waiting for a batch job's input came to; [`Arrival::Awaited`] before that.
-pub fn begin(
-    site: &Site,
-    msgid: MsgId,
-    known: &dyn Fn(&Username) -> Option<Known>,
-    arrival: Arrival,
-) -> Result<Begin, Error> {
+pub fn begin(site: &Site, msgid: MsgId, known: &Roster, arrival: Arrival) -> Result<Begin, Error> {
     let (fs, dir) = (&site.fs, Place::Jobs.dir(msgid));
     let lock = match fs.lock_dir(&dir, LOCK_WAIT) {
         Err(error) if error.is_absent() => return Ok(Begin::Nothing),
@@ -145,7 +143,7 @@ pub fn begin(
         // batch job it may have been the input that was refused.
         if batch { Outcome::NotStarted } else { Outcome::Refused("it was refused before".into()) }
     } else {
-        match (verdict(site, &owner.username, start, known), if batch { arrival } else { Arrival::Whole }) {
+        match (verdict(site, &owner.username, start, known)?, if batch { arrival } else { Arrival::Whole }) {
             ((Verdict::Refused(why), _), _) => Outcome::Refused(why),
             ((Verdict::Run(_), None), _) => Outcome::Refused("this peer is not known here".into()),
             ((Verdict::Run(_), Some(known)), Arrival::Awaited) => {
@@ -173,17 +171,29 @@ pub fn begin(
     job.end(against, EndKind::Eof)
 }
 
-/// Asks the gluepot, and logs what it says with the policy's digest.
+/// Finds the peer with a username. `None`: it is sure that there is no such peer;
+/// an error: the peers cannot be read at the moment.
+pub type Roster<'a> = dyn Fn(&Username) -> Result<Option<Known>, Error> + 'a;
+
+/// Asks the gluepot, and logs what it says with the policy's digest. A refusal is
+/// for good, so it is not made on a policy that somebody may still be writing.
 fn verdict(
     site: &Site,
     sender: &Username,
     start: Result<message::Start, Error>,
-    known: &dyn Fn(&Username) -> Option<Known>,
-) -> (Verdict, Option<Known>) {
-    let known = known(sender);
-    let verdict = match start {
-        Ok(start) => gluepot::decide(known.as_ref(), &site.user, &start),
-        Err(error) => Verdict::Refused(error.to_string()),
+    roster: &Roster,
+) -> Result<(Verdict, Option<Known>), Error> {
+    let (known, verdict) = loop {
+        let known = roster(sender)?;
+        let verdict = match &start {
+            Ok(start) => gluepot::decide(known.as_ref(), &site.user, start),
+            Err(error) => Verdict::Refused(error.to_string()),
+        };
+        let age = known.as_ref().map_or(SETTLED, |known| known.age);
+        match verdict {
+            Verdict::Refused(_) if age < SETTLED => std::thread::sleep(SETTLED - age),
+            verdict => break (known, verdict),
+        }
     };
     let (name, policy) = known.as_ref().map_or(("-", None), |known| (known.name.as_str(), Some(known.digest)));
     let policy = policy.as_ref().map_or("none".to_string(), Digest::to_string);
@@ -191,7 +201,7 @@ fn verdict(
         Verdict::Run(_) => tracing::info!(peer = name, policy, "the gluepot permits it"),
         Verdict::Refused(why) => tracing::warn!(peer = name, policy, why, "the gluepot refuses it"),
     }
-    (verdict, known)
+    Ok((verdict, known))
 }
 
 /// From here on the command counts as started; `again`: once more. What it was
@@ -287,10 +297,12 @@ impl Job {
         Ok(ended(Chan::STDOUT)?.is_some() || ended(Chan::STDERR)?.is_some())
     }
 
-    /// Reads what the sender says on a channel.
+    /// Reads what the sender says on a channel, from its start: a command is fed
+    /// once, and hears all that was said before it. The hint `read` of an earlier
+    /// keeper is for the loop.
     pub fn reader(&self, chan: Chan) -> Result<Reader, Error> {
         let stream = Stream { chan, producer: Role::Sender };
-        Ok(Reader::open(self.fs.clone(), &log_in(self.msgid(), chan), self.keys.clone(), stream)?)
+        Ok(Reader::open_at(self.fs.clone(), &log_in(self.msgid(), chan), self.keys.clone(), stream, 0)?)
     }
 
     /// Opens the logs that this side writes, where they stopped.

@@ -28,7 +28,7 @@ mod tree;
 /// What stands against a job, and whose turn that makes it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The disk; `is_full` says whether waiting helps.
+    /// The disk; `passes` says whether waiting helps.
     #[error(transparent)]
     Disk(#[from] spool::fs::Error),
     /// The peer sent what it should not have.
@@ -40,8 +40,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// No space is left: waiting may help.
-    pub fn is_full(&self) -> bool {
-        matches!(self, Error::Disk(error) if error.is_full())
+    /// What has to pass before the same may succeed: [`spool::fs::Error::passes`].
+    pub fn passes(&self) -> Option<&'static str> {
+        match self {
+            Error::Disk(error) => error.passes(),
+            Error::Peer(_) | Error::Ours(_) => None,
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! a certain file exists.
 
 use spool::atomic::Disk;
-use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result};
+use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result, Stat};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,6 +62,9 @@ impl LogFile for LimpLog {
     fn size(&self) -> Result<u64> {
         self.file.size()
     }
+    fn is_at(&self, path: &str) -> Result<bool> {
+        self.file.is_at(path)
+    }
     fn sync(&self) -> Result<()> {
         self.file.sync()
     }
@@ -101,8 +104,8 @@ impl Fs for Limp {
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
         self.disk.read(path, max)
     }
-    fn size(&self, path: &str) -> Result<Option<u64>> {
-        self.disk.size(path)
+    fn stat(&self, path: &str) -> Result<Option<Stat>> {
+        self.disk.stat(path)
     }
     fn list(&self, path: &str) -> Result<Vec<Entry>> {
         self.disk.list(path)

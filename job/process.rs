@@ -6,12 +6,11 @@
 
 use crate::account::Account;
 use crate::batch::Arrival;
-use crate::gluepot::Known;
-use crate::keeper::{Begin, Site, begin};
+use crate::keeper::{Begin, Roster, Site, begin};
 use crate::run::{Left, patiently, run};
 use crate::{Error, sys, tree};
 use spool::layout::{Place, running};
-use spool::name::{MsgId, Username};
+use spool::name::MsgId;
 use spool::outcome::Outcome;
 use spool::phase::Mark;
 use std::path::Path;
@@ -42,7 +41,7 @@ pub fn keep(
     root: &Path,
     account: &Account,
     msgid: MsgId,
-    known: &dyn Fn(&Username) -> Option<Known>,
+    known: &Roster,
 ) -> Result<Option<Outcome>, Error> {
     let fs = &site.fs;
     let Some(lock) = fs.lock_file(&running(msgid), RUNNING_WAIT)? else { return Ok(None) };

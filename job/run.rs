@@ -81,9 +81,9 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
     };
     let running = Running {
         eyes: Eyes::new(root, &job),
-        feed: Feed::new(job.reader(Chan::STDIN)?, pipes.stdin, job.repeat),
+        feed: Feed::new(patiently(|| job.reader(Chan::STDIN))?, pipes.stdin, job.repeat),
         fed: Fed::More,
-        listener: Some(Listener::new(job.reader(Chan::CONTROL)?)),
+        listener: Some(Listener::new(patiently(|| job.reader(Chan::CONTROL))?)),
         drains: [drain(pipes.stdout, Chan::STDOUT), drain(pipes.stderr, Chan::STDERR)],
         quota,
         unsaid: None,
@@ -96,11 +96,11 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
     running.stay()
 }
 
-/// Does something again, and again, while the disk is full.
+/// Does something again, and again, while the disk is full or the system is short of something.
 pub(crate) fn patiently<T>(mut what: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     loop {
         match what() {
-            Err(error) if error.is_full() => std::thread::sleep(FULL_WAIT),
+            Err(error) if error.passes().is_some() => std::thread::sleep(FULL_WAIT),
             other => return other,
         }
     }
@@ -177,7 +177,16 @@ struct Running {
 
 impl Running {
     fn stay(mut self) -> Result<(Outcome, Left), Error> {
-        let (outcome, kind) = match self.live() {
+        let lived = loop {
+            match self.live() {
+                Err(error) if error.passes().is_some() => {
+                    std::thread::sleep(FULL_WAIT);
+                    self.eyes.open_all();
+                }
+                lived => break lived,
+            }
+        };
+        let (outcome, kind) = match lived {
             Ok(End::Natural(outcome)) => {
                 // Whoever of the group still reads would read a false end of file.
                 if self.feed.pipe().is_some_and(|stdin| !self.feed.has_ended() && tree::has_reader(stdin)) {
@@ -286,7 +295,7 @@ impl Running {
                 // The rest of what is said is lost; the command needs none of it.
                 Err(Error::Peer(_) | Error::Disk(spool::fs::Error::Damaged { .. })) => self.listener = None,
                 // Only its hint has no room; it will be heard again.
-                Err(error) if error.is_full() => break,
+                Err(error) if error.passes().is_some() => break,
                 Err(error) => return Err(error),
             }
         }
@@ -314,7 +323,7 @@ impl Running {
         }
         if self.unsaid.is_some_and(|due| Instant::now() >= due) {
             self.unsaid = match self.logs.control.say(&Control::Close(Chan::STDIN)) {
-                Err(error) if error.is_full() => Some(Instant::now() + FULL_WAIT),
+                Err(error) if error.passes().is_some() => Some(Instant::now() + FULL_WAIT),
                 other => other.map(|()| None)?,
             };
         }

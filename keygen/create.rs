@@ -13,6 +13,7 @@ use spool::crypto::Key;
 use spool::fs::Fs;
 use spool::home::{Home, Settings};
 use spool::name::{Digest, PeerName, Username};
+use spool::spool_id::CONFIG_ID;
 use spool::url;
 use std::path::Path;
 use std::time::Duration;
@@ -41,8 +42,8 @@ fn make(parent: &dyn Fs, home: &Home, dir: &str, settings: &str) -> Result<Usern
     refuse_existing(parent, &home.config, dir)?;
     sweep(parent, dir)?;
     let (identity, root) = Identity::generate()?;
-    let files = files(&identity, &private_pem(&root)?, settings)?;
-    home.open_spool()?;
+    let spool_id = home.make_spool()?;
+    let files = files(&identity, &private_pem(&root)?, settings, &spool_id)?;
     write(parent, dir, &files)?;
     Ok(identity.username().clone())
 }
@@ -52,7 +53,7 @@ type File = (&'static str, Zeroizing<Vec<u8>>);
 
 const DIRECTORIES: [&str; 4] = ["certs", "private", "peers", "recipes"];
 
-fn files(identity: &Identity, root: &Zeroizing<Vec<u8>>, settings: &str) -> Result<Vec<File>> {
+fn files(identity: &Identity, root: &Zeroizing<Vec<u8>>, settings: &str, spool_id: &str) -> Result<Vec<File>> {
     let pem = |cert| Ok::<_, Error>(Zeroizing::new(identity.chain().cert(cert).pem()?));
     let line = |text: String| Zeroizing::new((text + "\n").into_bytes());
     let [sign, derive] = identity.private_pems()?;
@@ -66,6 +67,7 @@ fn files(identity: &Identity, root: &Zeroizing<Vec<u8>>, settings: &str) -> Resu
         ("private/derive.pem", derive),
         ("private/spool.key", key_line(&Key::random())),
         ("netplumb.toml", Zeroizing::new(settings.as_bytes().to_vec())),
+        (CONFIG_ID, line(spool_id.to_string())),
     ])
 }
 
@@ -289,7 +291,7 @@ mod tests {
     fn a_crash_at_any_operation_leaves_all_or_nothing() {
         let (identity, root) = Identity::generate().unwrap();
         let text = settings(&"a".parse().unwrap(), &[], &[]);
-        let files = files(&identity, &private_pem(&root).unwrap(), &text).unwrap();
+        let files = files(&identity, &private_pem(&root).unwrap(), &text, "07").unwrap();
         for steps in 0.. {
             let directory = tempfile::tempdir().unwrap();
             let failing = Failing::after(Disk::open(directory.path()).unwrap(), steps);

@@ -2,7 +2,7 @@
 //! changes any more, as if the process had been killed there.
 
 use spool::atomic::Disk;
-use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result};
+use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result, Stat};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -61,8 +61,8 @@ impl Fs for Failing {
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
         self.disk.read(path, max)
     }
-    fn size(&self, path: &str) -> Result<Option<u64>> {
-        self.disk.size(path)
+    fn stat(&self, path: &str) -> Result<Option<Stat>> {
+        self.disk.stat(path)
     }
     fn list(&self, path: &str) -> Result<Vec<Entry>> {
         self.disk.list(path)

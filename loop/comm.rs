@@ -32,14 +32,18 @@ impl Trouble {
 impl From<NetError> for Trouble {
     fn from(error: NetError) -> Trouble {
         // It is there: what is missing is a free way to it.
-        let cause = if matches!(error, NetError::Busy(_)) { "busy" } else { "unreachable" };
+        let cause = match error {
+            NetError::Busy(_) => "busy",
+            NetError::Shortage(_) => "shortage",
+            _ => "unreachable",
+        };
         Trouble::new(cause, error)
     }
 }
 
 impl From<spool::fs::Error> for Trouble {
     fn from(error: spool::fs::Error) -> Trouble {
-        Trouble::new(if error.is_full() { "disk_full" } else { "disk" }, error)
+        Trouble::new(error.passes().unwrap_or("disk"), error)
     }
 }
 

@@ -35,11 +35,7 @@ pub async fn work<N: Net>(world: &World<N>, msgid: MsgId) -> Report {
 async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Result<Turn, Trouble> {
     let fs = &*world.fs;
     let dir = Place::Rqueue.dir(msgid);
-    let _lock = match fs.lock_dir(&dir, Duration::ZERO) {
-        Err(error) if error.is_absent() => return Ok(Turn::Gone),
-        Ok(None) => return Err(Trouble::new("lock", "another process works on it")),
-        other => other?,
-    };
+    let Some(_lock) = steps::lock(fs, &dir, Duration::ZERO)? else { return Ok(Turn::Gone) };
     let peer = Owner::read(fs, &dir)?.and_then(|owner| world.peer(&owner.username));
     steps.peer(peer.as_ref().map(|peer| peer.name.to_string()));
     while steps.another() {
@@ -48,12 +44,17 @@ async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Resul
         let mut message = Zeroizing::new(Vec::new());
         let came = act(world, msgid, peer.as_ref(), step, &mut message, steps).await?;
         let changes = state::rqueue_after(step, came);
+        let mut taken = false;
         for change in changes {
             match apply(world, msgid, peer.as_deref(), *change, &message) {
-                // `jobs/<msgid>` was there first: the next look sees it.
-                Err(error) if *change == Change::Deliver && error.is_taken() => {}
+                Err(error) if *change == Change::Deliver && error.is_taken() => taken = true,
                 other => other?,
             }
+        }
+        if taken {
+            // `jobs/<msgid>` was there first: the next look sees it. A file of that name was never delivered.
+            layout::clear(fs, &Place::Jobs.dir(msgid))?;
+            continue;
         }
         if changes.iter().any(|change| matches!(change, Change::ForgetRqueue | Change::Deliver)) {
             return Ok(Turn::Gone);

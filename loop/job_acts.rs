@@ -37,6 +37,9 @@ impl<N: Net> Job<N> {
                 SenderStep::Rest => return Ok(Some((Came::Worked, None))),
                 SenderStep::Forget | SenderStep::Abort | SenderStep::Cancel => {
                     steps.did("end");
+                    if *step == SenderStep::Cancel {
+                        self.tell_loss(steps, "it is cancelled");
+                    }
                     return Ok(Some((Came::Worked, None)));
                 }
                 SenderStep::Finish => return Ok(Some((Came::Worked, Some(self.sender_outcome()?)))),
@@ -51,9 +54,18 @@ impl<N: Net> Job<N> {
                 }
                 RecipientStep::Forget | RecipientStep::Destroy | RecipientStep::Clean | RecipientStep::Cancel => {
                     steps.did("clean");
+                    if *step == RecipientStep::Cancel {
+                        self.tell_loss(steps, "it is cancelled");
+                    }
                     return Ok(Some((Came::Worked, None)));
                 }
-                RecipientStep::Finish => return Ok(Some((Came::Worked, Some(self.recipient_outcome()?)))),
+                RecipientStep::Finish => {
+                    let outcome = self.recipient_outcome()?;
+                    if !self.has(Mark::Cancel)? {
+                        self.tell_loss(steps, &format!("its outcome is \"{outcome}\""));
+                    }
+                    return Ok(Some((Came::Worked, Some(outcome))));
+                }
                 RecipientStep::Vouch => {
                     self.owed.ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
                     steps.did("receipt");
@@ -130,10 +142,18 @@ impl<N: Net> Job<N> {
         Ok(receipt.filter(|receipt| self.owed.is_none_or(|owed| owed == *receipt)))
     }
 
+    /// Leaves a notice of what was lost, if that is why the job ends.
+    fn tell_loss(&self, steps: &mut Steps, so: &str) {
+        if let Some(loss) = self.loss {
+            tracing::warn!("job {}: {loss}; {so}", self.msgid);
+            steps.notice(&format!("{loss}; {so}"));
+        }
+    }
+
     /// What is put down when nothing more will come from the recipient.
     fn sender_outcome(&self) -> Result<Outcome, Trouble> {
-        let boot_is_same = self.owner.as_ref().is_some_and(|owner| owner.boot == spool::clock::boot());
-        let sent = self.has(Mark::Sent)? || self.has(Mark::Receipt)? || !boot_is_same;
+        let Some(owner) = &self.owner else { return Ok(Outcome::Unknown) };
+        let sent = look::may_have_left(&*self.world.fs, self.msgid, owner)?;
         Ok(if sent { Outcome::Unknown } else { Outcome::NotStarted })
     }
 
@@ -141,8 +161,12 @@ impl<N: Net> Job<N> {
         Ok(self.world.fs.is_there(&Place::Jobs.file(self.msgid, mark.name()))?)
     }
 
-    /// What is put down when a job that we run is over.
+    /// What is put down when a job that we run is over. A directory that does not
+    /// say whose it is may be anything, so nothing is claimed of it.
     fn recipient_outcome(&self) -> Result<Outcome, Trouble> {
+        if self.owner.is_none() {
+            return Ok(Outcome::Unknown);
+        }
         let exit = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::RunExit)?;
         let cancel = look::mark(&*self.world.fs, &Place::Jobs.dir(self.msgid), Mark::Cancel)?;
         let damaged = cancel.and_then(|cancel| Damage::told(&cancel)).filter(|(chan, _)| *chan != Chan::CONTROL);
@@ -153,6 +177,7 @@ impl<N: Net> Job<N> {
             }
             Some(outcome) => outcome,
             None if self.has(Mark::RunStarted)? || self.has(Mark::RunExit)? => Outcome::Interrupted,
+            None if look::has_spoken(&*self.world.fs, self.msgid)? => Outcome::Interrupted,
             None => Outcome::NotStarted,
         })
     }
@@ -162,7 +187,8 @@ impl<N: Net> Job<N> {
         let file = |name: &str| Place::Jobs.file(self.msgid, name);
         match change {
             Change::PutInJob(mark) => {
-                let facts = Facts::new().with_some("outcome", outcome.as_ref());
+                let reason = self.loss.filter(|_| mark == Mark::Cancel);
+                let facts = Facts::new().with_some("outcome", outcome.as_ref()).with_some("reason", reason);
                 steps::put_in_job(fs, self.msgid, mark, facts)?;
             }
             Change::Put(Mark::Receipt) => {

@@ -9,16 +9,16 @@ use crate::comm::Trouble;
 use crate::net::Net;
 use crate::peers::Known;
 use crate::state::{self, Change, RecipientStep, SenderStep};
-use crate::steps::Steps;
+use crate::steps::{self, Steps};
 use crate::stream::Event;
-use crate::streams::Streams;
+use crate::streams::{Streams, shortage};
 use spool::bucket::Priority;
 use spool::crypto::Key;
 use spool::fs::Lock;
 use spool::layout::{ALONG, MESSAGE, Owner, PLUMB, Place, log_in, rest_label};
 use spool::look::{self, MESSAGE_REST_MAX};
 use spool::name::{Chan, Digest, MsgId, Role};
-use spool::phase::{Mark, RecipientPhase, SenderPhase};
+use spool::phase::{Mark, RecipientPhase, RecipientSeen, SenderPhase, SenderSeen};
 use spool::report::{Report, Turn};
 use spool::retry::{Backoff, Ceiling};
 use spool::segment::JobKeys;
@@ -39,6 +39,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ASK_EVERY: Duration = Duration::from_secs(45);
 /// That a job is not idle is noted this often, in seconds of observed uptime.
 const ALIVE_EVERY: u64 = 3600;
+
+/// Descriptors that a step takes: a lock, a connection, and a file for a moment.
+pub const STEP: usize = 3;
+/// How long a step waits for descriptors.
+const NO_DESCRIPTORS: Duration = Duration::from_secs(1);
+
+/// Why the oldest jobs end.
+const TOO_OLD: &str = "nothing happened for its maximum age (max_age_days)";
 
 /// What one look at a job decided.
 enum Decided {
@@ -64,6 +72,8 @@ pub struct Job<N: Net> {
     told: Vec<Chan>,
     /// Nothing happened for its maximum age.
     expired: bool,
+    /// Why it is to end by our own decision, if that is no wish of anybody's.
+    loss: Option<&'static str>,
     /// When the input was found aborted.
     aborted: Option<Duration>,
     /// When `rcp` and `sta` are due again.
@@ -90,6 +100,7 @@ impl<N: Net> Job<N> {
             streams: Streams::default(),
             told: Vec::new(),
             expired: false,
+            loss: None,
             aborted: None,
             ask_at: Duration::ZERO,
             flowed: false,
@@ -144,7 +155,7 @@ impl<N: Net> Job<N> {
         // Each order is answered by a report, or the schedule would take it for unfinished.
         let mut ordered = true;
         loop {
-            if let Some(turn) = self.round(&mut steps).await.transpose() {
+            if let Some(turn) = self.reserved_round(&mut steps).await.transpose() {
                 self.streams.stop().await;
                 return steps.report(turn);
             }
@@ -152,12 +163,16 @@ impl<N: Net> Job<N> {
                 tell(self.steps().report(Ok(Turn::Live)));
             }
             while !self.is_due() {
+                if self.gives_way() {
+                    self.streams.stop().await;
+                    return self.steps().report(Err(shortage()));
+                }
                 tokio::select! {
                     () = wake.notified() => {
                         ordered = true;
                         break;
                     }
-                    () = tokio::time::sleep(self.until_due()) => {}
+                    () = tokio::time::sleep(self.until_due().min(NO_DESCRIPTORS)) => {}
                     event = self.streams.next() => {
                         let ends = matches!(event, Event::Ended(_) | Event::Broken(_));
                         self.hear(event).map(&tell);
@@ -168,6 +183,23 @@ impl<N: Net> Job<N> {
                 }
             }
         }
+    }
+
+    /// A round with the descriptors that it needs. Without them, logs that flow go on.
+    async fn reserved_round(&mut self, steps: &mut Steps) -> Result<Option<Turn>, Trouble> {
+        match self.world.descriptors.reserve(STEP) {
+            Some(_reserved) => self.round(steps).await,
+            None if self.streams.hold_something() => {
+                self.ask_at = self.world.clock.now() + NO_DESCRIPTORS;
+                Ok(None)
+            }
+            None => Err(shortage()),
+        }
+    }
+
+    /// Do other jobs need the descriptors of our logs, which are idle?
+    fn gives_way(&self) -> bool {
+        self.streams.hold_something() && self.streams.are_idle() && self.world.descriptors.are_wanted()
     }
 
     /// How long until a word or the end of our patience is due.
@@ -255,11 +287,7 @@ impl<N: Net> Job<N> {
     }
 
     fn lock(&self) -> Result<Option<Lock>, Trouble> {
-        match self.world.fs.lock_dir(&Place::Jobs.dir(self.msgid), Duration::from_millis(100)) {
-            Err(error) if error.is_absent() => Ok(None),
-            Ok(None) => Err(Trouble::new("lock", "another process works on it")),
-            other => Ok(other?),
-        }
+        steps::lock(&*self.world.fs, &Place::Jobs.dir(self.msgid), Duration::from_millis(100))
     }
 
     /// Whose turn it is when nothing changed and no log flows.
@@ -308,6 +336,7 @@ impl<N: Net> Job<N> {
                 let receipt = self.receipt_is_valid(owner)?;
                 let mut seen = look::sender(fs, self.msgid, &ages, owner, self.keys.is_some(), receipt)?;
                 self.expired = seen.too_old;
+                self.loss = sender_loss(&seen);
                 let now = self.world.clock.now();
                 if seen.control_ended && !seen.wanted && seen.input_ended {
                     seen.control_ended = self.has_aborted()?;
@@ -333,6 +362,7 @@ impl<N: Net> Job<N> {
             }
             owner => {
                 let seen = look::recipient(fs, self.msgid, &ages, owner.as_ref(), self.keys.is_some())?;
+                self.loss = recipient_loss(&seen);
                 let receipt = self.receipt()?.is_some();
                 let flowing = seen.phase() == RecipientPhase::Live;
                 Ok((Decided::Recipient(state::recipient(&seen, receipt), seen.over), flowing))
@@ -390,6 +420,28 @@ impl<N: Net> Job<N> {
         report.cause = trouble.as_ref().map(|trouble| trouble.cause.to_string());
         report.error = trouble.map(|trouble| trouble.error);
         Some(report)
+    }
+}
+
+/// Why a job that we asked for cannot go on, though nobody ended it.
+fn sender_loss(seen: &SenderSeen) -> Option<&'static str> {
+    match seen {
+        SenderSeen { too_old: true, .. } => Some(TOO_OLD),
+        SenderSeen { key: false, .. } => Some("its secret (the file `key`) is lost or damaged"),
+        SenderSeen {
+            queue: false, held: false, receipt: false, sent: false, attended: false, wanted: true, ..
+        } => Some("its message is lost from the queue"),
+        _ => None,
+    }
+}
+
+/// Why a job that we run cannot go on, though nobody ended it.
+fn recipient_loss(seen: &RecipientSeen) -> Option<&'static str> {
+    match seen {
+        RecipientSeen { owner: false, .. } => Some("the file `peer` is lost or damaged, so nobody knows whose it was"),
+        RecipientSeen { too_old: true, .. } => Some(TOO_OLD),
+        RecipientSeen { message: false, .. } => Some("its message is lost or damaged"),
+        _ => None,
     }
 }
 

@@ -40,9 +40,11 @@ use spool::bucket::{Gate, Way};
 use spool::clock::{Clock, Rng};
 use spool::crypto::SpoolKey;
 use spool::fs::Fs;
-use spool::home::Settings;
+use spool::home::{Home, Settings};
+use spool::limit::Descriptors;
 use spool::name::{MsgId, Username};
 use spool::retry::Ceiling;
+use spool::roster::Roster;
 use spool::usage::{Bounds, Usage};
 use std::collections::HashMap;
 use std::future::Future;
@@ -75,7 +77,10 @@ pub struct World<N: Net> {
     pub usage: Arc<Usage>,
     /// How fast peers may be pulled.
     pub gate: Gate,
+    /// The descriptors that work and streams have reserved.
+    pub descriptors: Arc<Descriptors>,
     peers: RwLock<Arc<Peers>>,
+    roster: Mutex<Roster>,
     voices: Mutex<HashMap<Username, Voice>>,
     /// When an incoming message was first seen to wait for its sender.
     waiting: Mutex<HashMap<MsgId, Duration>>,
@@ -105,7 +110,23 @@ impl<N: Net> World<N> {
     ) -> World<N> {
         let (peers, voices, waiting) = (RwLock::new(Arc::new(peers)), Mutex::default(), Mutex::default());
         let (usage, gate) = (Arc::default(), Gate::new(Way::Down));
-        World { fs, clock, rng, net, identity, spool_key, settings, usage, gate, peers, voices, waiting }
+        let (descriptors, roster) = (Descriptors::count(), Mutex::default());
+        World {
+            fs,
+            clock,
+            rng,
+            net,
+            identity,
+            spool_key,
+            settings,
+            usage,
+            gate,
+            descriptors,
+            peers,
+            roster,
+            voices,
+            waiting,
+        }
     }
 
     /// Our own username.
@@ -126,6 +147,12 @@ impl<N: Net> World<N> {
     /// Knows these peers from here on.
     pub fn know(&self, peers: Peers) {
         *self.peers.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(peers);
+    }
+
+    /// Reads all peers again; those that cannot be read stay as they were.
+    pub fn read_peers(&self, home: &Home) {
+        let mut roster = self.roster.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.know(peers::load(home, &self.identity, &mut roster, &self.peers()));
     }
 
     /// What bounds the logs of this peer's jobs on our disk.

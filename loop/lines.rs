@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::client::conn::http1::SendRequest;
+use spool::limit::descriptors_max;
 use spool::name::Username;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ use tokio::sync::Notify;
 const KEPT: Duration = Duration::from_secs(30);
 /// So many connections are kept for each peer.
 const KEPT_MAX: usize = 16;
+/// And this part of all descriptors at most.
+const KEPT_PART: usize = 64;
 
 /// What sends GETs over one connection.
 pub type Sender = SendRequest<Empty<Bytes>>;
@@ -74,7 +77,9 @@ impl Idle {
     pub fn put(&self, peer: &Username, line: Line) {
         self.of(peer, |lines| {
             // The peer opens another for each that goes: a turned one is never too many.
-            if (line.turned || lines.kept.len() < KEPT_MAX) && !line.sender.is_closed() {
+            // Where descriptors are few, others need them more.
+            let most = KEPT_MAX.min(descriptors_max() / KEPT_PART);
+            if (line.turned || lines.kept.len() < most) && !line.sender.is_closed() {
                 lines.kept.push(Line { since: Instant::now(), ..line });
                 lines.more.notify_one();
             }

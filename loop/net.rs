@@ -124,6 +124,9 @@ pub enum NetError {
         /// Its reason.
         reason: String,
     },
+    /// Our own system has no descriptor left for a connection.
+    #[error("this machine is short of something: {0}")]
+    Shortage(String),
     /// Connected, and then nothing came for so long.
     #[error("no answer for {} s", .0.as_secs())]
     Silent(Duration),
@@ -259,6 +262,7 @@ pub async fn dial(remote: &Remote) -> Result<TcpStream, NetError> {
                 harden(&stream);
                 return Ok(stream);
             }
+            Ok(Err(error)) if spool::fs::is_shortage(&error) => last = NetError::Shortage(words(&error)),
             Ok(Err(error)) => {
                 last = NetError::Unreachable { address: address.clone(), reason: words(&error) };
             }

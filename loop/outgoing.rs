@@ -39,11 +39,7 @@ pub async fn work<N: Net>(world: &World<N>, msgid: MsgId) -> Report {
 async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Result<Turn, Trouble> {
     let fs = &*world.fs;
     let dir = Place::Queue.dir(msgid);
-    let _lock = match fs.lock_dir(&dir, Duration::ZERO) {
-        Err(error) if error.is_absent() => return Ok(Turn::Gone),
-        Ok(None) => return Err(Trouble::new("lock", "another process works on it")),
-        other => other?,
-    };
+    let Some(_lock) = steps::lock(fs, &dir, Duration::ZERO)? else { return Ok(Turn::Gone) };
     let waits = fs.is_locked(&Place::Jobs.file(msgid, spool::layout::PLUMB))?;
     steps.bound(if waits { Ceiling::Foreground } else { Ceiling::Background });
     let owner = Owner::read(fs, &dir)?.or(Owner::read(fs, &Place::Jobs.dir(msgid))?);

@@ -4,6 +4,7 @@ use crate::net::Remote;
 use keygen::{Chain, Identity, Pair};
 use spool::home::{Home, Policy};
 use spool::name::{PeerName, Username};
+use spool::roster::Roster;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -23,16 +24,26 @@ pub struct Known {
 /// All peers, by username.
 pub type Peers = HashMap<Username, Arc<Known>>;
 
-/// Reads all peers of a home. One that cannot be used is said in the log and left out.
-pub fn load(home: &Home, identity: &Identity) -> Peers {
-    let peers = home.peers(|error| tracing::warn!("{error}"));
-    let known = peers.into_values().filter_map(|peer| {
+/// Reads all peers of a home again. A peer that cannot be read or used at the
+/// moment stays as it is `before`, and the log says so.
+pub fn load(home: &Home, identity: &Identity, roster: &mut Roster, before: &Peers) -> Peers {
+    for trouble in roster.read(home) {
+        tracing::warn!("a peer stays as it was: {trouble}");
+    }
+    let known = roster.peers().filter_map(|peer| {
         let pair = Chain::load(home, &peer.name).and_then(|chain| Pair::new(identity, &chain));
-        let pair = pair.inspect_err(|error| tracing::warn!("peer {}: {error}", peer.name)).ok()?;
-        let remote = Remote { addresses: peer.policy.dialled().to_vec(), username: peer.username };
-        Some(Known { name: peer.name, remote, pair, policy: peer.policy })
+        match pair {
+            Ok(pair) => {
+                let remote = Remote { addresses: peer.policy.dialled().to_vec(), username: peer.username.clone() };
+                Some(Arc::new(Known { name: peer.name.clone(), remote, pair, policy: peer.policy.clone() }))
+            }
+            Err(error) => {
+                tracing::warn!("peer {}: {error}", peer.name);
+                before.get(&peer.username).cloned()
+            }
+        }
     });
-    known.map(|known| (known.remote.username.clone(), Arc::new(known))).collect()
+    known.map(|known| (known.remote.username.clone(), known)).collect()
 }
 
 /// A peer's directory, and when its `peer.toml` was made and changed.

@@ -102,7 +102,8 @@ impl Pull {
         if std::mem::replace(&mut self.held_up, true) || unread > UNREAD {
             // A hint that cannot be read is none: the reader is at least where it was.
             let hint = log::hinted(&*self.fs, &format!("{}/read", self.dir)).unwrap_or(0);
-            self.read = self.read.max(hint);
+            // Nobody has read what is not here yet.
+            self.read = self.read.max(hint.min(self.copy.offset()));
         }
         let beyond = |window| self.read.saturating_add(window).saturating_sub(self.copy.offset());
         // Looked for only where it matters: most readers take what comes.
@@ -219,6 +220,11 @@ impl Pull {
         self.named = sync.segment;
         self.unsynced.retain(|n| Some(*n) >= sync.segment);
         self.copy.forget(self.read, self.synced)
+    }
+
+    /// Removes the segments whose sync failed; the copy is to be opened anew after that.
+    pub fn condemn(&self) -> Result<()> {
+        self.unsynced.iter().try_for_each(|n| self.fs.remove(&format!("{}/{n}", self.dir)))
     }
 
     /// The channel can never be completed: says so durably, for whoever reads it.

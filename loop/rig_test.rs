@@ -8,7 +8,7 @@ use keygen::{Identity, Pair};
 use spool::atomic::Disk;
 use spool::clock::System;
 use spool::crypto::{Key, SpoolKey};
-use spool::fs::{Entry, Free, Fs, Lock, LogFile, Result as Done};
+use spool::fs::{Entry, Free, Fs, Lock, LogFile, Result as Done, Stat};
 use spool::home::Settings;
 use spool::layout::{self, DIRECTORIES, KEY, MESSAGE, Owner, PEER, Place, rest_label};
 use spool::name::{Chan, Digest, MsgId, Role, Username};
@@ -102,8 +102,8 @@ impl Fs for Watched {
     fn read(&self, path: &str, max: usize) -> Done<Vec<u8>> {
         self.disk.read(path, max)
     }
-    fn size(&self, path: &str) -> Done<Option<u64>> {
-        self.disk.size(path)
+    fn stat(&self, path: &str) -> Done<Option<Stat>> {
+        self.disk.stat(path)
     }
     fn list(&self, path: &str) -> Done<Vec<Entry>> {
         self.disk.list(path)

@@ -118,7 +118,7 @@ pub fn queue(seen: &QueueSeen) -> QueueStep {
         QueuePhase::Receipted => QueueStep::Ack,
         QueuePhase::Offered => QueueStep::Accept,
         QueuePhase::Doubted(mark) => QueueStep::TakeBack(mark),
-        QueuePhase::Cancelled => QueueStep::Rest,
+        QueuePhase::Cancelled | QueuePhase::Unwanted => QueueStep::Rest,
         QueuePhase::Lost | QueuePhase::Old => QueueStep::GiveUp,
         QueuePhase::Sealed => QueueStep::Snd,
         QueuePhase::Keyed => QueueStep::Seal,

@@ -4,12 +4,13 @@ use crate::comm::Trouble;
 use crate::state::Came;
 use spool::clock;
 use spool::facts::Facts;
-use spool::fs::{Fs, Result};
+use spool::fs::{Fs, Lock, Result};
 use spool::layout::{self, Place};
 use spool::name::MsgId;
 use spool::phase::Mark;
 use spool::report::{Report, Turn};
 use spool::retry::Ceiling;
+use std::time::Duration;
 
 /// More steps than any message needs in one go.
 const STEPS_MAX: u32 = 24;
@@ -78,6 +79,20 @@ impl Steps {
             }
         }
         self.report
+    }
+}
+
+/// Takes the lock of a directory that is worked on: `None` if there is no such
+/// directory. Anything else that lies at its name is moved aside.
+pub fn lock(fs: &dyn Fs, dir: &str, wait: Duration) -> std::result::Result<Option<Lock>, Trouble> {
+    match fs.lock_dir(dir, wait) {
+        Err(error) if error.is_absent() => layout::clear(fs, dir).map(|_| None).map_err(Trouble::from),
+        Err(error) => match layout::clear(fs, dir)? {
+            true => Ok(None),
+            false => Err(error.into()),
+        },
+        Ok(None) => Err(Trouble::new("lock", "another process works on it")),
+        Ok(Some(lock)) => Ok(Some(lock)),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::gather::Gather;
 use crate::net::{Answer, Body, Get, Net, NetError};
 use crate::peers::Known;
 use crate::pull::{Pull, Sync, Synced, Want};
+use crate::streams::Moved;
 use bytes::Bytes;
 use spool::bucket::{Mover, Priority};
 use spool::log::CopyError;
@@ -102,11 +103,18 @@ pub struct Stream<N: Net> {
     /// Where what came could not follow, and how often.
     stumbled: (u64, u32),
     tip_at: Duration,
+    moved: Moved,
 }
 
 impl<N: Net> Stream<N> {
     /// A stream that `run` drives.
-    pub fn new(world: Arc<World<N>>, peer: Arc<Known>, pull: Pull, events: UnboundedSender<Event>) -> Stream<N> {
+    pub fn new(
+        world: Arc<World<N>>,
+        peer: Arc<Known>,
+        pull: Pull,
+        events: UnboundedSender<Event>,
+        moved: Moved,
+    ) -> Stream<N> {
         let (backoff, full) = (Backoff::default(), FULL[0]);
         let (fruitless, asked, told, troubled) = (0, Duration::ZERO, 0, false);
         let (unsynced, untold) = (Gather::new(SYNC_PATIENCE), Gather::new(TELL_PATIENCE));
@@ -132,6 +140,7 @@ impl<N: Net> Stream<N> {
             telling,
             stumbled,
             tip_at,
+            moved,
         }
     }
 
@@ -167,7 +176,10 @@ impl<N: Net> Stream<N> {
             tokio::select! {
                 biased;
                 synced = finished(&mut self.syncing) => {
-                    self.pull.synced(synced.unwrap_or_else(|_| Err(lost_thread()))?)?;
+                    match synced.unwrap_or_else(|_| Err(lost_thread())) {
+                        Ok(synced) => self.pull.synced(synced)?,
+                        Err(error) => return Err(self.unsynced(error)),
+                    }
                 }
                 told = finished(&mut self.telling) => self.told = self.told.max(told.unwrap_or(0)),
                 next = advance(&mut under) => {
@@ -183,6 +195,18 @@ impl<N: Net> Stream<N> {
                 () = self.untold.due(), if self.telling.is_none() && !matches!(under, Under::Body(_)) => {}
             }
         }
+    }
+
+    /// Our copy could not be synced. If the sync itself failed, the next one would
+    /// prove nothing: what it was about is removed, and pulled anew.
+    fn unsynced(&self, error: spool::fs::Error) -> Trouble {
+        if error.is_unsynced() {
+            tracing::error!("{} channel {}: {error}; it is pulled anew", self.pull.msgid(), self.pull.chan());
+            if let Err(error) = self.pull.condemn() {
+                return error.into();
+            }
+        }
+        error.into()
     }
 
     /// What is to be under way next, with nothing in the way.
@@ -235,6 +259,10 @@ impl<N: Net> Stream<N> {
     async fn answered(&mut self, answer: Answer) -> Result<Under, Trouble> {
         match (answer.status, answer.total) {
             (200 | 206, _) => return Ok(Under::Body(answer.body)),
+            (503, _) => {
+                let why = "the peer's disk or system does not let it serve this pull at the moment";
+                return Ok(self.pause(Trouble::new("peer_later", why)));
+            }
             (204, _) => {
                 self.calm();
                 if self.pull.doubt() || self.pull.is_overdue() {
@@ -269,12 +297,19 @@ impl<N: Net> Stream<N> {
             Ok(reply) => reply,
             Err(trouble) => return Ok(self.pause(trouble)),
         };
+        if reply.word == Word::Later {
+            return Ok(self.pause(Trouble::new("peer_later", "the peer asks to be asked again later")));
+        }
         if reply.word != Word::Ok {
             let _ = self.events.send(Event::Over);
             return Ok(self.pause(Trouble::new("over", "the peer says that the job is over")));
         }
         match comm::segments_of(&reply.data, self.pull.chan()) {
-            Some((first, last)) => self.pull.missing(first, last)?,
+            Some((first, last)) => {
+                self.pull.missing(first, last)?;
+                // It says that it has what it does not serve: it is to look at its own disk.
+                self.stumble();
+            }
             // Its producer has not begun: soon.
             None if self.pull.offset() == 0 => return Ok(self.rest(Backoff::soon(&*self.world.rng))),
             None => return Err(Trouble::new("interrupted", "the log is gone")),
@@ -292,6 +327,7 @@ impl<N: Net> Stream<N> {
                     self.fruitless = 0;
                 }
                 if fresh > 0 {
+                    self.moved.now();
                     self.fine();
                 }
                 Ok(under)
@@ -444,5 +480,5 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task:
 }
 
 fn lost_thread() -> spool::fs::Error {
-    spool::fs::Error::io("sync", "in", std::io::Error::other("the thread is gone"))
+    spool::fs::Error::unsynced("in", std::io::Error::other("the thread is gone"))
 }

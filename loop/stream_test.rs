@@ -4,6 +4,7 @@ use crate::net::{Answer, Get};
 use crate::pull::{Pull, Want};
 use crate::rig_test::{MSGID, Rig, SILENCE, bare, bytes};
 use crate::stream::{Event, Stream};
+use crate::streams::Moved;
 use spool::fs::Fs;
 use spool::layout;
 use spool::log::WINDOW;
@@ -25,7 +26,7 @@ fn start(rig: &Rig, channels: &[Chan]) -> UnboundedReceiver<Event> {
     layout::make_dirs(&*rig.disk, &layout::Place::Jobs.dir(MSGID)).unwrap();
     for &chan in channels {
         let pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(chan)).unwrap();
-        let stream = Stream::new(rig.world.clone(), rig.known.clone(), pull, events.clone());
+        let stream = Stream::new(rig.world.clone(), rig.known.clone(), pull, events.clone(), Moved::default());
         tokio::spawn(stream.run());
     }
     said

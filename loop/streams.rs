@@ -13,26 +13,37 @@ use crate::pull::Pull;
 use crate::stream::{Event, Stream};
 use spool::fs::{Fs, Lock};
 use spool::layout::{Place, log_in, make_dirs};
+use spool::limit::Reserved;
 use spool::name::{Chan, Role};
 use spool::segment::{self, JobKeys};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{Id, JoinSet};
+
+/// Descriptors that the lock of `in/` takes, and that each stream takes: a
+/// connection and a segment.
+const LOCK: usize = 1;
+const EACH: usize = 2;
+/// Where descriptors are short, streams without a byte for so long let others go first.
+const IDLE: Duration = Duration::from_secs(3);
 
 /// Those that run, and what they say.
 pub struct Streams {
     tasks: JoinSet<()>,
     /// Channels that are pulled, or were to their end.
     known: Vec<(Chan, Id)>,
-    /// That of `in/`, with each task as long as it runs.
-    lock: Option<Arc<Lock>>,
+    /// That of `in/`, and the descriptors for all of it, with each task as long as it runs.
+    held: Option<Arc<(Lock, Reserved)>>,
+    /// When bytes came last.
+    moved: Moved,
     events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
 }
 
 impl Default for Streams {
     fn default() -> Streams {
-        Streams { tasks: JoinSet::new(), known: Vec::new(), lock: None, events: unbounded_channel() }
+        let (tasks, events) = (JoinSet::new(), unbounded_channel());
+        Streams { tasks, known: Vec::new(), held: None, moved: Moved::default(), events }
     }
 }
 
@@ -45,9 +56,14 @@ impl Streams {
         keys: &JobKeys,
         producer: Role,
     ) -> Result<(), Trouble> {
-        let lock = match &self.lock {
-            Some(lock) => lock.clone(),
-            None => self.lock.insert(Arc::new(lock(&*world.fs, keys)?)).clone(),
+        let held = match &self.held {
+            Some(held) => held.clone(),
+            None => {
+                let channels = producer.produces().len();
+                let reserved = world.descriptors.reserve(LOCK + channels * EACH).ok_or_else(shortage)?;
+                self.moved.now();
+                self.held.insert(Arc::new((lock(&*world.fs, keys)?, reserved))).clone()
+            }
         };
         for &chan in producer.produces() {
             let broken = world.fs.exists(&format!("{}/broken", log_in(keys.msgid, chan)));
@@ -56,11 +72,12 @@ impl Streams {
             }
             let pull = Pull::open(world.fs.clone(), keys.clone(), segment::Stream { chan, producer })?;
             let pull = pull.measured(&world.usage);
-            let stream = Stream::new(world.clone(), peer.clone(), pull, self.events.0.clone());
-            let lock = lock.clone();
+            let events = self.events.0.clone();
+            let stream = Stream::new(world.clone(), peer.clone(), pull, events, self.moved.clone());
+            let held = held.clone();
             let task = self.tasks.spawn(async move {
                 stream.run().await;
-                drop(lock);
+                drop(held);
             });
             self.known.push((chan, task.id()));
         }
@@ -71,7 +88,17 @@ impl Streams {
     pub async fn stop(&mut self) {
         self.tasks.shutdown().await;
         self.known.clear();
-        self.lock = None;
+        self.held = None;
+    }
+
+    /// Do they have descriptors that others may need?
+    pub fn hold_something(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Has nothing come for so long that somebody else may go first?
+    pub fn are_idle(&self) -> bool {
+        self.moved.since() >= IDLE
     }
 
     /// What one of them says next. Dropping this future loses nothing.
@@ -95,6 +122,32 @@ impl Streams {
             return event;
         }
     }
+}
+
+/// When bytes came last, on any of a job's logs.
+#[derive(Clone)]
+pub struct Moved(Arc<Mutex<Instant>>);
+
+impl Default for Moved {
+    fn default() -> Moved {
+        Moved(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Moved {
+    /// They came now.
+    pub fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn since(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// The trouble of whoever gets no descriptors.
+pub fn shortage() -> Trouble {
+    Trouble::new("shortage", "all file descriptors that this process may have are in use (ulimit -n)")
 }
 
 /// The lock of whoever pulls a job's logs.

@@ -6,9 +6,11 @@
 
 use crate::World;
 use crate::comm;
-use crate::jobs::Job;
+use crate::jobs::{Job, STEP};
 use crate::net::Http;
+use crate::peers::Peers;
 use crate::steps::Steps;
+use crate::streams::shortage;
 use crate::{incoming, outgoing, peers, turn};
 use keygen::{Identity, stock};
 use spool::clock::System;
@@ -53,10 +55,11 @@ pub fn world(home: &Home, net: Http) -> Result<Arc<World<Http>>, Error> {
     spool::limit::raise_descriptors();
     home.check()?;
     let (disk, identity) = (home.open_spool()?, Identity::load(home)?);
-    let peers = peers::load(home, &identity);
     let (clock, settings) = (Arc::new(System::default()), home.settings()?);
     let spool_key = home.spool_key()?;
-    Ok(Arc::new(World::new(disk, clock.clone(), clock, net, identity, spool_key, settings, peers)))
+    let world = World::new(disk, clock.clone(), clock, net, identity, spool_key, settings, Peers::default());
+    world.read_peers(home);
+    Ok(Arc::new(world))
 }
 
 /// A runtime for whatever asks peers.
@@ -185,7 +188,7 @@ impl Worker {
         self.peers_read = Instant::now();
         let (world, home, known) = (self.world.clone(), self.home.clone(), self.peers_known.clone());
         tokio::task::spawn_blocking(move || {
-            world.know(peers::load(&home, &world.identity));
+            world.read_peers(&home);
             known.notify_one();
         });
     }
@@ -214,7 +217,15 @@ impl Worker {
         tokio::spawn(async move {
             let tell = reports.clone();
             let work = async move {
+                let reserved = match place {
+                    Place::Queue | Place::Rqueue => world.descriptors.reserve(STEP),
+                    // A job that streams reserves by itself.
+                    Place::Jobs => None,
+                };
                 match place {
+                    Place::Queue | Place::Rqueue if reserved.is_none() => {
+                        Steps::new(place, msgid).report(Err(shortage()))
+                    }
                     Place::Queue => outgoing::work(&world, msgid).await,
                     Place::Rqueue => incoming::work(&world, msgid).await,
                     Place::Jobs => {

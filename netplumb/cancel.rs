@@ -167,7 +167,7 @@ mod tests {
         let found = hand.view.find("ab").unwrap();
         assert!(cancel(&hand.view, &found, Some("x")).unwrap().contains("interrupted"));
         assert!(has(&*hand.view.fs, &Place::Jobs.dir(ID), Mark::Cancel));
-        hand.put(&Place::Jobs.file(ID, Mark::Over.name()), "outcome=cancelled\n");
+        hand.facts(&Place::Jobs.file(ID, Mark::Over.name()), "outcome=cancelled\n");
         assert_eq!(cancel(&hand.view, &found, Some("x")).unwrap(), "it is over already: cancelled");
     }
 

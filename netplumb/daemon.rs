@@ -14,6 +14,10 @@ pub struct Args {}
 pub fn run(_args: Args) -> anyhow::Result<()> {
     crate::logging();
     let home = Home::find()?;
+    home.check()?;
+    if let Some(done) = home.prepare_spool()? {
+        tracing::warn!("{done}");
+    }
     let program = std::env::current_exe().map_err(|error| fail(IO, format!("cannot find ourselves: {error}")))?;
     let (mut supervisor, remote) = Supervisor::new(program, home);
     supervisor.inotify = std::env::var_os("PLUMB_NO_INOTIFY").is_none_or(|value| value.is_empty() || value == "0");

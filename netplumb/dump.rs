@@ -100,7 +100,7 @@ impl Dumped {
             _ if bytes.starts_with(b"plumbkey") => self.rest(),
             _ if bytes.starts_with(b"plumbmsg") => vec![sealed_message(bytes)],
             _ if bytes.starts_with(b"TAP1") => packets(bytes),
-            _ => text(bytes),
+            _ => text(bytes, &self.inside.join("/")),
         }
     }
 

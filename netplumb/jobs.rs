@@ -311,9 +311,9 @@ mod tests {
         assert_eq!(phase(), "running");
         assert_eq!(lines(&hand.view, true)[0]["keeper"], true);
         drop(lock);
-        hand.put(&Place::Jobs.file(RUN, Mark::RunExit.name()), "outcome=exited 3\n");
+        hand.facts(&Place::Jobs.file(RUN, Mark::RunExit.name()), "outcome=exited 3\n");
         assert_eq!(phase(), "exited");
-        hand.put(&Place::Jobs.file(RUN, Mark::Over.name()), "outcome=exited 3\n");
+        hand.facts(&Place::Jobs.file(RUN, Mark::Over.name()), "outcome=exited 3\n");
         assert_eq!(lines(&hand.view, true)[0]["outcome"], "exited 3");
         assert!(lines(&hand.view, false).is_empty(), "a tombstone is listed with --all only");
     }

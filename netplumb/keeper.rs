@@ -2,8 +2,10 @@
 
 use job::{account::Account, gluepot::Known, keeper::Site, process};
 use spool::home::{Home, Settings};
-use spool::name::{Digest, MsgId, Username};
+use spool::name::{MsgId, Username};
+use spool::roster::Roster;
 use spool::usage::Bounds;
+use std::time::Duration;
 
 /// The words after the verb.
 #[derive(clap::Args)]
@@ -33,10 +35,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// A peer as the gluepot sees it: its policy, and the digest of the file that says so.
-fn known(home: &Home, settings: &Settings, username: &Username) -> Option<Known> {
-    let peer = home.peers(|error| tracing::warn!("{error}")).remove(username)?;
-    let text = std::fs::read(home.config.join("peers").join(peer.name.as_str()).join("peer.toml"));
-    let digest = Digest::of(&text.unwrap_or_default());
+fn known(home: &Home, settings: &Settings, username: &Username) -> Result<Option<Known>, job::Error> {
+    let mut roster = Roster::default();
+    let troubles = roster.read(home);
+    let Some(peer) = roster.get(username) else {
+        return match troubles.first() {
+            // The peer may be one that cannot be read at the moment.
+            Some(trouble) if !roster.is_complete() => Err(job::Error::Ours(trouble.to_string())),
+            Some(_) | None => Ok(None),
+        };
+    };
+    let path = home.config.join("peers").join(peer.name.as_str()).join("peer.toml");
+    let age = std::fs::metadata(path).and_then(|file| file.modified()).ok().and_then(|at| at.elapsed().ok());
     let quota = Bounds::new(settings, &peer.policy.quota).whole_log();
-    Some(Known { name: peer.name.to_string(), policy: peer.policy, digest, quota })
+    let (name, policy, digest) = (peer.name.to_string(), peer.policy.clone(), peer.digest);
+    Ok(Some(Known { name, policy, digest, quota, age: age.unwrap_or(Duration::MAX) }))
 }

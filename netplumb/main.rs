@@ -20,6 +20,7 @@ mod probe;
 mod queue;
 mod service;
 mod show;
+mod spool;
 mod view;
 mod wait;
 mod why;
@@ -69,6 +70,8 @@ enum Verb {
     Check(check::Args),
     /// Prints any file of the spool.
     Dump(dump::Args),
+    /// Makes a new spool, or takes over one that was moved.
+    Spool(spool::Args),
     /// Shows it: a backup through a link that is cut, with daemons killed.
     Demo(demo::Args),
 }
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Verb::Cancel(args) => cancel::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Dump(args) => dump::run(args),
+        Verb::Spool(args) => spool::run(args),
         Verb::Demo(args) => demo::run(args),
     };
     fail::exit("netplumb", ran)

@@ -149,8 +149,9 @@ fn bytes_word(count: usize) -> String {
     format!("{count} bytes, for the recipient only")
 }
 
-/// What is text: certificates, facts, numbers, keys; else it is unknown.
-pub fn text(bytes: &[u8]) -> Vec<Part> {
+/// What is text: certificates, facts, numbers, keys; else it is unknown. `path`
+/// is where it lies in the spool, and empty elsewhere.
+pub fn text(bytes: &[u8], path: &str) -> Vec<Part> {
     let unknown = || {
         vec![
             Part::new("unknown")
@@ -173,8 +174,10 @@ pub fn text(bytes: &[u8]) -> Vec<Part> {
     if hex {
         return vec![Part::new("key").with("note", "64 hexadecimal digits: a secret, not shown")];
     }
-    if decimal(trimmed).is_some() {
-        return word("an offset in sealed bytes, or (`clock`) seconds of observed uptime");
+    let offset = trimmed.split_once(' ').filter(|(offset, check)| decimal(offset).is_some() && check.len() == 8);
+    if let Some((offset, _)) = offset {
+        let word = Part::new("word").with("is", "an offset in sealed bytes, with its checksum").with("text", offset);
+        return vec![word];
     }
     if trimmed.parse::<spool::name::Username>().is_ok() {
         return word("a username");
@@ -184,7 +187,12 @@ pub fn text(bytes: &[u8]) -> Vec<Part> {
         |line: &str| line.split_once('=').is_some_and(|(name, _)| !name.is_empty() && name.chars().all(is_name));
     if trimmed.lines().all(is_fact) {
         let facts = Facts::parse(bytes);
-        return vec![facts.iter().fold(Part::new("facts"), |part, (name, value)| part.with(name, value))];
+        let part = facts.iter().fold(Part::new("facts"), |part, (name, value)| part.with(name, value));
+        return vec![match (path, Facts::believed(path, bytes)) {
+            ("", _) => part,
+            (_, Some(_)) => part.with("check", "fits"),
+            (_, None) => part.wrong("its check does not fit: damaged, or from another place"),
+        }];
     }
     if text.contains(|c: char| c.is_control() && !"\n\r\t".contains(c)) {
         return unknown();

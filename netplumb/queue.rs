@@ -203,7 +203,7 @@ mod tests {
         hand.mark(Place::Queue, OUT, Mark::SendReq);
         hand.mark(Place::Queue, OUT, Mark::SendRdy);
         hand.put(&Place::Queue.file(OUT, "message"), vec![0; 5000]);
-        hand.put(&Place::Queue.file(OUT, WHY), "cause=unreachable\nlast_error=refused\nnext_at=112\n");
+        hand.facts(&Place::Queue.file(OUT, WHY), "cause=unreachable\nlast_error=refused\nnext_at=112\n");
         hand.own(Place::Rqueue, IN, Role::Recipient);
         hand.mark(Place::Rqueue, IN, Mark::PeerReq);
         let text = printed(|out| list(&hand.view, &args(false, None), 100, out));

@@ -210,13 +210,16 @@ fn lying(fs: &dyn Fs, dir: &str, entry: &Entry, beliefs: &[(Mark, Belief)]) -> V
     }
     let path = format!("{dir}/{}", entry.name);
     let told = mark.is_some() || name == PEER || name == DETACHED;
-    let facts = Facts::read(fs, &path).ok().flatten().filter(|_| told).unwrap_or_default();
+    let read = if told { Facts::read(fs, &path).ok().flatten() } else { None };
+    let damaged = told && read.is_none() && fs.size(&path).ok().flatten().is_some_and(|size| size > 0);
+    let facts = read.unwrap_or_default();
     let facts = facts.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let belief = beliefs.iter().find(|(of, _)| Some(*of) == mark).and_then(|(_, belief)| match belief {
         Belief::Absent => None,
         Belief::Doubted => Some("doubted"),
         Belief::Believed => Some("believed"),
     });
+    let belief = belief.or(damaged.then_some("damaged"));
     let bytes = fs.size(&path).ok().flatten().unwrap_or(0);
     let hidden = is_hidden(&entry.name);
     vec![Lying {
@@ -236,6 +239,7 @@ fn queue_words(seen: &QueueSeen) -> String {
         QueuePhase::Offered => "offered".into(),
         QueuePhase::Doubted(mark) => format!("doubted {}", mark.name()),
         QueuePhase::Cancelled => "cancelled".into(),
+        QueuePhase::Unwanted => "unwanted".into(),
         QueuePhase::Lost => "lost".into(),
         QueuePhase::Old => "old".into(),
         QueuePhase::Sealed => "sealed".into(),

@@ -32,7 +32,7 @@ fn a_mark_whose_file_differs_is_doubted() {
     let hand = hand_made();
     let msgid = hand.submit(&["cat"]).keys.msgid;
     let sealed = spool::url::Sealed { digest: Digest::of(b"sealed"), length: 6, key: Digest([0; 32]) };
-    hand.put(&Place::Queue.file(msgid, Mark::SendOk.name()), look::sealed_facts(&sealed).to_string());
+    hand.facts(&Place::Queue.file(msgid, Mark::SendOk.name()), &look::sealed_facts(&sealed).to_string());
     hand.put(&Place::Queue.file(msgid, SEALED), "sealed");
     let words = || {
         let shown = see(&hand.view, &hand.view.find(&msgid.to_string()).unwrap());
@@ -99,7 +99,7 @@ fn every_word_for_a_phase_stands_in_the_document() {
         };
         assert!(document.contains(&row), "{row}");
     };
-    for bits in 0..1 << 8 {
+    for bits in 0..1 << 9 {
         let bit = |n: u32| bits >> n & 1 == 1;
         for (a, b, c) in (0..27).map(|n| (beliefs[n % 3], beliefs[n / 3 % 3], beliefs[n / 9])) {
             is_told(&queue_words(&QueueSeen {
@@ -112,6 +112,7 @@ fn every_word_for_a_phase_stands_in_the_document() {
                 receipt: bit(3),
                 cancel: bit(4),
                 too_old: bit(5),
+                wanted: bit(8),
             }));
             is_told(&rqueue_words(&RqueueSeen {
                 job: bit(0),

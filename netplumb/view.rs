@@ -72,7 +72,7 @@ impl View {
                 false => Err(Error::NoIdentity(home.config).into()),
             };
         }
-        let fs = Arc::new(Disk::open(&home.spool)?);
+        let fs = home.look_at_spool()?;
         let (uptime, names) = (clock::uptime(&*fs)?, names(&home.config.join("peers")));
         Ok(Some(View { home, fs, uptime, names }))
     }
@@ -229,6 +229,7 @@ fn names(peers: &Path) -> BTreeMap<Username, PeerName> {
 pub mod tests {
     use super::*;
     use crate::fail::Fail;
+    use spool::facts::Facts;
     use spool::phase::Mark;
 
     /// A home in a directory that vanishes, with one peer `nas` and an empty spool.
@@ -251,11 +252,9 @@ pub mod tests {
         std::fs::write(home.config.join("certs/username"), format!("{}\n", Username::of_ca(b"us"))).unwrap();
         std::fs::write(home.config.join("private/spool.key"), format!("{}\n", "07".repeat(32))).unwrap();
         std::fs::write(home.config.join("peers/nas/username"), nas().to_string()).unwrap();
-        let disk = Disk::make(&home.spool).unwrap();
-        for name in spool::layout::DIRECTORIES {
-            spool::layout::make_dirs(&disk, name).unwrap();
-        }
-        spool::clock::tick(&disk, 1000).unwrap();
+        home.name_spool(&home.make_spool().unwrap()).unwrap();
+        let disk = Disk::open(&home.spool).unwrap();
+        clock::Keeper::default().tick(&disk, 1000).unwrap();
         let view = View::of(home).unwrap().unwrap();
         Hand { directory, view }
     }
@@ -271,7 +270,12 @@ pub mod tests {
         /// A directory with its owner, made 940 seconds ago.
         pub fn own(&self, place: Place, msgid: MsgId, role: Role) {
             let owner = Owner { username: nas(), role, born: 60, boot: clock::boot(), digest: None };
-            self.put(&place.file(msgid, spool::layout::PEER), owner.facts().to_string());
+            self.facts(&place.file(msgid, spool::layout::PEER), &owner.facts().to_string());
+        }
+
+        /// A file of facts, from its lines.
+        pub fn facts(&self, path: &str, lines: &str) {
+            self.put(path, Facts::parse(lines.as_bytes()).content(path));
         }
 
         /// A mark without facts.

@@ -135,6 +135,11 @@ pub fn explain(cause: &str) -> Option<(&'static str, &'static str)> {
             "as much lies here as `quota` in peers/PEER/peer.toml allows: goes on when what reads it has taken some",
         ),
         "disk_full" => ("us", "make room on the spool's file system (netplumb check says how much); goes on by itself"),
+        "shortage" => (
+            "us",
+            "this machine is short of file descriptors or memory: goes on by itself when there are more (prlimit -n on the process, or LimitNOFILE= of its unit)",
+        ),
+        "peer_later" => ("peer", "it is short of disk, descriptors or memory at the moment: goes on by itself"),
         "disk" => ("us", "our own spool refuses, see the error; netplumb check, netplumb show ID"),
         "sick" => ("us", "a sync failed, so nothing new is begun: check the disk, then start the daemon anew"),
         "lock" => ("us", "another of our processes works on it: nothing to do, unless that one is stopped"),
@@ -287,7 +292,7 @@ mod tests {
     fn a_cause_is_told_with_its_times_and_what_would_help() {
         let hand = hand_made();
         hand.own(Place::Queue, ID, Role::Sender);
-        hand.put(&Place::Queue.file(ID, WHY), facts());
+        hand.facts(&Place::Queue.file(ID, WHY), &facts());
         let found = hand.view.find("ab").unwrap();
         let text = printed(|out| tell(&hand.view, &found, false, 4600, out));
         for part in [
@@ -312,7 +317,7 @@ mod tests {
     fn an_unknown_cause_and_a_damaged_file_are_told_as_they_are() {
         let hand = hand_made();
         hand.own(Place::Jobs, ID, Role::Recipient);
-        hand.put(&Place::Jobs.file(ID, WHY), "cause=moon\u{1b}phase\nattempts=many\n\u{fffd}\n");
+        hand.facts(&Place::Jobs.file(ID, WHY), "cause=moon\u{1b}phase\nattempts=many\n\u{fffd}\n");
         let found = hand.view.find("ab").unwrap();
         let text = printed(|out| tell(&hand.view, &found, false, 0, out));
         assert!(text.contains("moon\\u{1b}phase"), "{text}");

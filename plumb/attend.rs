@@ -18,8 +18,9 @@ use job::control::{Control, Heard, Listener, Speaker};
 use job::submit;
 use spool::facts::Facts;
 use spool::fs::{Error, Fs};
-use spool::layout::{self, Place};
+use spool::layout::{self, Owner, Place};
 use spool::log::{Reader, Tail, Writer};
+use spool::look;
 use spool::name::Chan;
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -183,11 +184,8 @@ impl<'a> Attendant<'a> {
         let outcome = |facts: Facts| facts.value("outcome").unwrap_or(Outcome::Unknown);
         // What cannot be read is looked for again.
         let (Ok(done), Ok(over)) = (self.mark(Mark::Done), self.mark(Mark::Over)) else { return };
-        self.done = done.map(outcome).or_else(|| match outcome(over?) {
-            // Whoever put it down did not know the job for ours, and asked nobody what became of it.
-            Outcome::NotStarted if self.has(Mark::Sent) => Some(Outcome::Unknown),
-            outcome => Some(outcome),
-        });
+        // Where `peer` is damaged the loop does not know the job for ours, and makes it `over`.
+        self.done = done.or(over).map(outcome);
         if self.done.is_none() && !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
             self.screen.note("the job's directory is gone from the spool");
             self.done = Some(Outcome::Unknown);
@@ -320,18 +318,21 @@ impl<'a> Attendant<'a> {
     }
 
     /// Ends the job from our side; says what is known of it. Nothing ran if no
-    /// `snd` can have left: `cancel` was put down under the message's lock,
-    /// and `sent` is not there. (Both are of this boot: we are.)
+    /// `snd` can have left: `cancel` was put down under the message's lock, and
+    /// nothing here is of a message that left. (All of it is of this boot: we are.)
     fn cancel(&self, why: &str) -> Outcome {
-        let alone = submit::cancel(&*self.job.fs, self.job.msgid(), why);
-        if matches!(alone, Ok(true)) && !self.has(Mark::Sent) { Outcome::NotStarted } else { Outcome::Unknown }
+        let (fs, msgid) = (&*self.job.fs, self.job.msgid());
+        let alone = submit::cancel(fs, msgid, why);
+        let owner = Owner::read(fs, &Place::Jobs.dir(msgid)).ok().flatten();
+        let unsent = owner.is_some_and(|owner| matches!(look::may_have_left(fs, msgid, &owner), Ok(false)));
+        if matches!(alone, Ok(true)) && unsent { Outcome::NotStarted } else { Outcome::Unknown }
     }
 
     fn speak(&mut self) {
         while let Some(control) = self.unsaid.front() {
             match say(&mut self.speaker, self.job, control) {
                 // It is said when there is room again.
-                Err(job::Error::Disk(error)) if error.is_full() => return,
+                Err(job::Error::Disk(error)) if error.passes().is_some() => return,
                 Err(error) => self.screen.note(format_args!("cannot tell {}: {error}", self.peer)),
                 Ok(()) => layout::touch(&*self.job.fs, Place::Jobs, self.job.msgid()),
             }
@@ -354,8 +355,8 @@ impl<'a> Attendant<'a> {
         }
         let msgid = self.job.msgid();
         self.receipt = self.has(Mark::Receipt);
-        let queued = || self.job.fs.exists(&Place::Queue.dir(msgid));
-        let held = || self.job.fs.exists(&format!("hold/{msgid}"));
+        let queued = || self.job.fs.is_dir(&Place::Queue.dir(msgid)).unwrap_or(true);
+        let held = || self.job.fs.exists(&layout::hold(msgid));
         // Asked again at the end: it may just have been held, let go, or receipted.
         let gone = || !queued() && !held() && !queued() && !self.has(Mark::Receipt);
         if self.receipt {

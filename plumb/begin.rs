@@ -186,10 +186,12 @@ impl Room<'_> {
         loop {
             match self.lack() {
                 None => match act(&*self.ready.fs) {
-                    Err(job::Error::Disk(error)) if error.is_full() => self.wait("disk_full")?,
-                    Err(error @ job::Error::Disk(_)) => return Err(Ending::failed(Reason::Disk, error)),
-                    Err(error) => return Err(Ending::failed(Reason::Usage, error)),
                     Ok(done) => return Ok(done),
+                    Err(error) => match (error.passes(), error) {
+                        (Some(cause), _) => self.wait(cause)?,
+                        (None, error @ job::Error::Disk(_)) => return Err(Ending::failed(Reason::Disk, error)),
+                        (None, error) => return Err(Ending::failed(Reason::Usage, error)),
+                    },
                 },
                 Some(cause) => self.wait(cause)?,
             }

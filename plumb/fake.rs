@@ -84,6 +84,7 @@ impl Here {
             std::fs::set_permissions(private, std::fs::Permissions::from_mode(0o700)).unwrap();
         }
         let home = Home { config, spool: directory.path().join("spool") };
+        home.name_spool(&home.make_spool().unwrap()).unwrap();
         let fs = home.open_spool().unwrap();
         let daemon = fs.lock_file("daemon", Duration::ZERO).unwrap();
         Here { directory, fs, home, daemon }

@@ -221,10 +221,10 @@ impl Input<'_> {
         if self.has_room() {
             return Ok(());
         }
-        self.writer.forget()?;
+        patiently(self.blocked, || self.writer.forget())?;
         while !self.has_room() && !unread.is_declared() {
             self.watch.wait(&[unread.fd()], LOOK_EVERY);
-            self.writer.forget()?;
+            patiently(self.blocked, || self.writer.forget())?;
         }
         Ok(())
     }
@@ -258,15 +258,13 @@ impl Blocked {
     }
 }
 
-/// Tries again for as long as the disk is full; what the peer has by then makes room.
+/// Tries again for as long as the disk is full, which what the peer has by then
+/// may end, or the system is short of something.
 fn patiently<T>(blocked: &Blocked, mut act: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     loop {
-        match act() {
-            Err(error) if error.is_full() => {
-                blocked.set(Some("disk_full"));
-                std::thread::sleep(LOOK_EVERY);
-            }
-            other => return other,
-        }
+        let done = act();
+        let Some(cause) = done.as_ref().err().and_then(Error::passes) else { return done };
+        blocked.set(Some(cause));
+        std::thread::sleep(LOOK_EVERY);
     }
 }

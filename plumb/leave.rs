@@ -59,7 +59,7 @@ impl Attendant<'_> {
         let waits = self.stance.now && !self.receipt;
         let ended = !self.stance.feeds || self.exit.is_some();
         match (!waits && ended).then(|| self.detach())? {
-            Err(error) if error.is_full() => None,
+            Err(error) if error.passes().is_some() => None,
             Err(error) => {
                 let outcome = Some(self.cancel("our disk failed"));
                 Some(Ending { outcome, ..Ending::failed(Reason::Disk, error) })

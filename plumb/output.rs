@@ -96,10 +96,10 @@ impl Delivery<'_> {
         // Watched before the first look: what comes in between wakes us.
         watch.add(&job.root.join(&dir));
         let _ = rustix::pipe::fcntl_setpipe_size(target, PIPE);
-        let opened = match taking.from {
+        let opened = patiently(|| match taking.from {
             Some(offset) => Reader::open_at(job.spool(), &dir, job.keys.clone(), stream, offset),
             None => Reader::open(job.spool(), &dir, job.keys.clone(), stream),
-        };
+        });
         let mut reader = match opened {
             Ok(reader) => reader,
             Err(error) => return Delivered::Broken { at: 0, why: error.to_string() },
@@ -155,15 +155,17 @@ impl Delivery<'_> {
     }
 }
 
-/// A disk that does not answer is asked again for a while; damage is final.
-fn patiently(mut look: impl FnMut() -> Result<Item, Error>) -> Result<Item, Error> {
+/// A disk that does not answer is asked again for a while, and a system that is
+/// short of something for as long as it is; damage is final.
+fn patiently<T>(mut look: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     let mut tries = 1;
     loop {
         match look() {
-            Err(Error::Io { .. }) if tries < TRIES => std::thread::sleep(TRIES_APART),
+            Err(error) if error.passes().is_some() => {}
+            Err(Error::Io { .. }) if tries < TRIES => tries += 1,
             other => return other,
         }
-        tries += 1;
+        std::thread::sleep(TRIES_APART);
     }
 }
 

@@ -30,7 +30,7 @@ impl Why {
         if !is_daemon_alive(fs) {
             return Some(Why::because("no_daemon"));
         }
-        if !live && fs.exists(&format!("hold/{msgid}")) {
+        if !live && fs.exists(&spool::layout::hold(msgid)) {
             return Some(Why::because("hold"));
         }
         let read = |place: Place| Facts::read(fs, &place.file(msgid, WHY)).ok().flatten().as_ref().map(Why::of_facts);
@@ -61,6 +61,10 @@ impl Why {
             "no_daemon" => "queued; no daemon runs here, start it with: netplumb daemon",
             "quota" => "as much waits here as may; more is read when the peer has taken some",
             "disk_full" => "the disk is full; goes on when there is room",
+            "shortage" => {
+                "this machine is short of file descriptors or memory; goes on when there are more (ulimit -n)"
+            }
+            "peer_later" => "the peer is short of something at the moment, and asks us to come again",
             "sick" => "a sync of the spool failed; restart the daemon when the disk is sound",
             "hold" => "held by hand: it goes on when hold/ID is moved back to queue/ID",
             _ if !self.error.is_empty() => &self.error,
@@ -146,7 +150,7 @@ mod tests {
         assert_eq!(Why::because("unreachable").text("nas", 0), "nas: cannot be reached");
         assert_eq!(Why::because("").text("nas", 0), "nas: no answer yet");
         // A bare word of SPOOL.md says nothing to whoever waits.
-        for cause in ["unreachable", "receipt", "key", "cancel", "lock", "no_peer", "sick", "disk_full"] {
+        for cause in ["unreachable", "receipt", "key", "cancel", "lock", "no_peer", "sick", "disk_full", "shortage"] {
             assert!(
                 Why::because(cause).text("nas", 0).contains(' ') && !Why::because(cause).text("x", 0).ends_with(cause)
             );

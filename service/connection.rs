@@ -14,7 +14,9 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
+use spool::limit::Reserved;
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -35,6 +37,8 @@ const BUFFER: usize = 8 << 10;
 const HEADERS_MAX: usize = 16;
 /// Without descriptors left, how long before the next try.
 const EXHAUSTED: Duration = Duration::from_millis(50);
+/// Descriptors that a connection needs: its own, and that of the segment which is pulled over it.
+const EACH: usize = 2;
 
 struct Times {
     /// A request is being answered, or its answer sent.
@@ -130,6 +134,8 @@ pub(crate) struct Visitor {
     pub token: Option<Token>,
     /// It is to go to the loop.
     pub turning: Mutex<Option<Turning>>,
+    /// What it needs of the system.
+    _reserved: Reserved,
 }
 
 impl Drop for Visitor {
@@ -138,15 +144,21 @@ impl Drop for Visitor {
     }
 }
 
-/// Accepts connections for as long as the service runs.
+/// Accepts connections for as long as the service runs. None is accepted before
+/// there are descriptors for what it will ask: until then the kernel holds it.
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     loop {
+        let Some(reserved) = reserve(&shared) else {
+            if has_caller(&listener) {
+                make_room(&shared);
+            }
+            tokio::time::sleep(EXHAUSTED).await;
+            continue;
+        };
         match listener.accept().await {
-            Ok((stream, address)) => enter(&shared, stream, Source::of(address.ip()), None),
-            Err(error) if is_exhausted(&error) => {
-                if let Some(oldest) = lock(&shared.pool).oldest_stranger() {
-                    oldest.end();
-                }
+            Ok((stream, address)) => enter(&shared, stream, Source::of(address.ip()), None, reserved),
+            Err(error) if spool::fs::is_shortage(&error) => {
+                make_room(&shared);
                 tokio::time::sleep(EXHAUSTED).await;
             }
             // It was gone before it was accepted.
@@ -157,14 +169,25 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-fn is_exhausted(error: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
+/// Does somebody wait to be accepted?
+fn has_caller(listener: &TcpListener) -> bool {
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Descriptors for one more connection, if there are any.
+pub(crate) fn reserve(shared: &Shared) -> Option<Reserved> {
+    shared.descriptors.reserve(EACH)
+}
+
+/// Ends a connection that another one may need more: a stranger's, or one that is idle.
+fn make_room(shared: &Shared) {
+    let leaving = lock(&shared.pool).spare(Handle::is_idle);
+    leaving.into_iter().for_each(Handle::end);
 }
 
 /// Answers on a connection: accepted, or turned by the loop.
-pub(crate) fn enter(shared: &Arc<Shared>, stream: TcpStream, source: Source, token: Option<Token>) {
+pub(crate) fn enter(shared: &Arc<Shared>, stream: TcpStream, source: Source, token: Option<Token>, reserved: Reserved) {
     if prepare(&stream).is_err() {
         return;
     }
@@ -173,7 +196,8 @@ pub(crate) fn enter(shared: &Arc<Shared>, stream: TcpStream, source: Source, tok
     let number = pool.number();
     let activity = Arc::new(Activity::new());
     let (shared_too, activity_too, turning) = (shared.clone(), activity.clone(), Mutex::default());
-    let visitor = Arc::new(Visitor { shared: shared_too, number, activity: activity_too, token, turning });
+    let visitor =
+        Arc::new(Visitor { shared: shared_too, number, activity: activity_too, token, turning, _reserved: reserved });
     let task = tokio::spawn(serve(visitor, stream)).abort_handle();
     let leaving = pool.enter(number, source, Handle { task, activity });
     drop(pool);

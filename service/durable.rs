@@ -14,7 +14,7 @@ use spool::segment::HEADER;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Semaphore, watch};
-use tracing::error;
+use tracing::{error, warn};
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
@@ -26,6 +26,8 @@ struct Progress {
     failed: bool,
     /// How often it was gone when it was to be synced.
     gone: u64,
+    /// How often it could not be synced at that moment: no descriptor was left, say.
+    delayed: u64,
 }
 
 /// It cannot be made durable: a sync has failed, or it is not there any more.
@@ -49,16 +51,17 @@ impl Durable {
         Durable { header, dir: dir.to_string(), n, log_named, progress: watch::Sender::new(Progress::default()) }
     }
 
-    /// Waits until more than `from` of the `size` bytes is durable; gives how many are.
+    /// Waits until more than `from` of the `size` bytes is durable; gives how many
+    /// are. No more than before, if that cannot be done at the moment.
     pub async fn beyond(self: &Arc<Self>, from: u64, size: u64, disk: &Disk) -> std::result::Result<u64, Lost> {
         let mut progress = self.progress.subscribe();
-        let gone_before = progress.borrow().gone;
+        let before = *progress.borrow();
         loop {
-            let Progress { synced, failed, gone, .. } = *progress.borrow_and_update();
-            if failed || gone != gone_before {
+            let Progress { synced, failed, gone, delayed, .. } = *progress.borrow_and_update();
+            if failed || gone != before.gone {
                 return Err(Lost);
             }
-            if synced > from || size <= from {
+            if synced > from || size <= from || delayed != before.delayed {
                 return Ok(synced.min(size));
             }
             self.start(size, disk);
@@ -89,27 +92,31 @@ impl Durable {
                 progress.running = false;
                 match synced {
                     Ok(Ok(size)) => (progress.synced, progress.named) = (progress.synced.max(size), true),
+                    Ok(Err(error)) if error.is_unsynced() => progress.failed = true,
                     Ok(Err(error)) if error.is_absent() => progress.gone += 1,
-                    Ok(Err(_)) | Err(_) => progress.failed = true,
+                    Ok(Err(_)) | Err(_) => progress.delayed += 1,
                 }
             });
         });
     }
 
-    /// Syncs what is there at this moment; then, the first time, the names. What
-    /// could not be synced is removed: it is never offered, and nobody tries again.
+    /// Syncs what is there at this moment; then, the first time, the names. A
+    /// segment whose sync failed is removed: it is never offered, and nobody tries
+    /// again. One that could not even be opened is sound, and tried again.
     fn sync(&self, disk: &Disk, named: bool) -> Result<u64> {
         let size = disk.file.size()?;
         let synced = match named {
             true => disk.file.sync(),
             false => self.sync_named(&*disk.fs),
         };
-        if let Err(error) = synced.as_ref()
-            && !error.is_absent()
-        {
-            error!("{error}; segment {} of {} is removed", self.n, self.dir);
-            let _ = disk.fs.remove(&format!("{}/{}", self.dir, self.n));
-            let _ = self.cancel(&*disk.fs);
+        match &synced {
+            Err(error) if error.is_unsynced() => {
+                error!("{error}; segment {} of {} is removed", self.n, self.dir);
+                let _ = disk.fs.remove(&format!("{}/{}", self.dir, self.n));
+                let _ = self.cancel(&*disk.fs);
+            }
+            Err(error) if !error.is_absent() => warn!("{error}; segment {} of {} waits", self.n, self.dir),
+            Ok(()) | Err(_) => {}
         }
         synced.map(|()| size)
     }
@@ -174,9 +181,12 @@ mod tests {
         fn size(&self) -> Result<u64> {
             Ok(self.size.load(Ordering::Relaxed))
         }
+        fn is_at(&self, _: &str) -> Result<bool> {
+            Ok(true)
+        }
         fn sync(&self) -> Result<()> {
             let good = self.ends.lock().unwrap().recv().unwrap();
-            if good { Ok(()) } else { Err(Error::io("sync", "slow", std::io::ErrorKind::Other)) }
+            if good { Ok(()) } else { Err(Error::unsynced("slow", std::io::ErrorKind::Other)) }
         }
         fn truncate(&mut self, _: u64) -> Result<()> {
             Ok(())

@@ -39,6 +39,7 @@ use spool::crypto::Key;
 use spool::fs::Fs;
 use spool::home::{Home, Settings};
 use spool::layout::{Place, log_out};
+use spool::limit::Descriptors;
 use spool::name::{Chan, MsgId, Username};
 use spool::timetable::Zone;
 use spool::turned::{Meeting, Other};
@@ -181,6 +182,7 @@ impl Service {
             other: Arc::default(),
             gate: Gate::in_zone(Way::Up, self.zone),
             clock: System::default(),
+            descriptors: Descriptors::count(),
         });
         if let Some(meeting) = self.meeting {
             turn::meet(&shared, meeting)?;
@@ -260,6 +262,7 @@ struct Shared {
     other: Arc<Other>,
     gate: Gate,
     clock: System,
+    descriptors: Arc<Descriptors>,
 }
 
 impl Shared {

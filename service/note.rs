@@ -10,7 +10,7 @@ use spool::atomic::temporary;
 use spool::clock::uptime;
 use spool::facts::Facts;
 use spool::fs::{Error, Fs};
-use spool::layout::{ONETIME, Owner, PEER, Place, log_out, onetime, touch};
+use spool::layout::{self, ONETIME, Owner, PEER, Place, log_out, onetime, touch};
 use spool::log::{hint, hinted, segments};
 use spool::look::{key_facts, mark, sealed_facts};
 use spool::name::{Chan, Digest, KeyId, MsgId, Role, Username};
@@ -124,6 +124,10 @@ fn appear(
     let owner = Owner { username, role: Role::Recipient, born: uptime(fs)?, boot, digest: None };
     let made = owner.facts().hint(fs, &format!("{hidden}/{PEER}")).map_err(Unnoted::from);
     let made = made.and_then(|()| fill(&hidden, &dir));
+    if matches!(made, Err(Unnoted::Moved)) {
+        // What is no directory was never a message, and must not stand in its way.
+        layout::clear(fs, &dir)?;
+    }
     if made.is_err() {
         undo(&hidden);
         let _ = fs.remove(&hidden);

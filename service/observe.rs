@@ -5,16 +5,27 @@
 //! first to the second by one rename. What is another peer's is nobody's.
 
 use crate::answer::{Incoming, Job, Seen};
-use spool::fs::Fs;
+use spool::fs::{Error, Fs};
 use spool::layout::{Owner, Place};
 use spool::look;
 use spool::name::{Digest, KeyId, MsgId, Username};
 use spool::phase::Mark;
 
-/// It belongs to another peer, or to nobody who could be named, or cannot be read:
-/// the answer is a stranger's, which moves nothing, and it will be asked again.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Foreign;
+/// Why nothing can be said of a message.
+#[derive(Debug)]
+pub enum Unseen {
+    /// It belongs to another peer, or to nobody who could be named: the answer is
+    /// a stranger's, which moves nothing.
+    Foreign,
+    /// Our disk does not say at the moment: the answer is LATER.
+    Disk(Error),
+}
+
+impl From<Error> for Unseen {
+    fn from(error: Error) -> Unseen {
+        Unseen::Disk(error)
+    }
+}
 
 /// Whose a directory is.
 enum Whose {
@@ -24,61 +35,56 @@ enum Whose {
     Unbelievable,
 }
 
-fn whose(fs: &dyn Fs, dir: &str, from: &Username) -> Whose {
-    let look = || -> spool::fs::Result<Whose> {
-        if !fs.is_there(dir)? {
-            return Ok(Whose::Absent);
-        }
-        Ok(match Owner::read(fs, dir)? {
-            Some(owner) if owner.username == *from => Whose::Theirs(owner),
-            Some(_) => Whose::Foreign,
-            None if fs.is_there(dir)? => Whose::Unbelievable,
-            None => Whose::Absent,
-        })
-    };
-    look().unwrap_or(Whose::Foreign)
+/// A name that leads to no directory was never a message.
+fn whose(fs: &dyn Fs, dir: &str, from: &Username) -> spool::fs::Result<Whose> {
+    if !fs.is_dir(dir)? {
+        return Ok(Whose::Absent);
+    }
+    Ok(match Owner::read(fs, dir)? {
+        Some(owner) if owner.username == *from => Whose::Theirs(owner),
+        Some(_) => Whose::Foreign,
+        None if fs.is_dir(dir)? => Whose::Unbelievable,
+        None => Whose::Absent,
+    })
 }
 
 /// Looks at the three directories of a message for the peer `from`. `room` and
 /// `stock` are left for whoever needs them.
-pub fn observe(fs: &dyn Fs, from: &Username, msgid: MsgId) -> Result<Seen, Foreign> {
+pub fn observe(fs: &dyn Fs, from: &Username, msgid: MsgId) -> Result<Seen, Unseen> {
     let mut incoming = incoming(fs, from, msgid)?;
     let job = job(fs, from, msgid)?;
     if incoming.is_none() && job.is_none() {
         incoming = self::incoming(fs, from, msgid)?;
     }
-    let queue = match whose(fs, &Place::Queue.dir(msgid), from) {
+    let queue = match whose(fs, &Place::Queue.dir(msgid), from)? {
         Whose::Absent => false,
         Whose::Theirs(_) => true,
-        Whose::Foreign | Whose::Unbelievable => return Err(Foreign),
+        Whose::Foreign | Whose::Unbelievable => return Err(Unseen::Foreign),
     };
     Ok(Seen { queue, incoming, job, room: false, stock: false })
 }
 
-fn incoming(fs: &dyn Fs, from: &Username, msgid: MsgId) -> Result<Option<Incoming>, Foreign> {
+fn incoming(fs: &dyn Fs, from: &Username, msgid: MsgId) -> Result<Option<Incoming>, Unseen> {
     let dir = Place::Rqueue.dir(msgid);
-    match whose(fs, &dir, from) {
+    match whose(fs, &dir, from)? {
         Whose::Absent => return Ok(None),
         Whose::Theirs(_) => {}
-        Whose::Foreign | Whose::Unbelievable => return Err(Foreign),
+        Whose::Foreign | Whose::Unbelievable => return Err(Unseen::Foreign),
     }
-    let said = |mark| match look::mark(fs, &dir, mark) {
-        Ok(facts) => Ok(facts.and_then(|facts| look::sealed(&facts))),
-        Err(_) => Err(Foreign),
-    };
+    let said = |mark| look::mark(fs, &dir, mark).map(|facts| facts.and_then(|facts| look::sealed(&facts)));
     Ok(Some(Incoming {
-        key: look::key_aside(fs, &dir).map_err(|_| Foreign)?,
+        key: look::key_aside(fs, &dir)?,
         noticed: said(Mark::RecvRdy)?.or(said(Mark::RecvReq)?),
         cancel: look::has(fs, &dir, Mark::Cancel),
     }))
 }
 
-fn job(fs: &dyn Fs, from: &Username, msgid: MsgId) -> Result<Option<Job>, Foreign> {
+fn job(fs: &dyn Fs, from: &Username, msgid: MsgId) -> Result<Option<Job>, Unseen> {
     let dir = Place::Jobs.dir(msgid);
-    let role = match whose(fs, &dir, from) {
+    let role = match whose(fs, &dir, from)? {
         Whose::Absent => return Ok(None),
         Whose::Theirs(owner) => Some(owner.role),
-        Whose::Foreign => return Err(Foreign),
+        Whose::Foreign => return Err(Unseen::Foreign),
         // The name alone says that it was delivered.
         Whose::Unbelievable => None,
     };
@@ -103,13 +109,13 @@ pub fn stock(fs: &dyn Fs) -> Vec<KeyId> {
 }
 
 /// Is this job this peer's, beyond doubt?
-pub fn owns_job(fs: &dyn Fs, from: &Username, msgid: MsgId) -> bool {
-    let owner = Owner::read(fs, &Place::Jobs.dir(msgid)).ok().flatten();
-    owner.is_some_and(|owner| owner.username == *from)
+pub fn owns_job(fs: &dyn Fs, from: &Username, msgid: MsgId) -> spool::fs::Result<bool> {
+    let owner = Owner::read(fs, &Place::Jobs.dir(msgid))?;
+    Ok(owner.is_some_and(|owner| owner.username == *from))
 }
 
 /// Is this outgoing message for this peer, and sealed?
-pub fn offers_message(fs: &dyn Fs, from: &Username, msgid: MsgId) -> bool {
+pub fn offers_message(fs: &dyn Fs, from: &Username, msgid: MsgId) -> spool::fs::Result<bool> {
     let dir = Place::Queue.dir(msgid);
-    matches!(whose(fs, &dir, from), Whose::Theirs(_)) && look::has(fs, &dir, Mark::SendOk)
+    Ok(matches!(whose(fs, &dir, from)?, Whose::Theirs(_)) && look::has(fs, &dir, Mark::SendOk))
 }

@@ -9,11 +9,12 @@ use crate::lock;
 use spool::home::{Home, Peer};
 use spool::name::Username;
 use spool::report::Order;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use spool::roster::Roster;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -32,8 +33,7 @@ fn identity(home: &Home) -> Option<(u64, u64)> {
 }
 
 struct Known {
-    peers: BTreeMap<Username, Arc<Peer>>,
-    complaints: BTreeSet<String>,
+    roster: Roster,
     next: Option<Instant>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Peers {
 impl Peers {
     /// Reads nothing yet.
     pub fn new(home: Home) -> Peers {
-        let known = Known { peers: BTreeMap::new(), complaints: BTreeSet::new(), next: None };
+        let known = Known { roster: Roster::default(), next: None };
         Peers { directory: identity(&home), home, known: Mutex::new(known) }
     }
 
@@ -56,29 +56,17 @@ impl Peers {
         let mut known = lock(&self.known);
         let now = Instant::now();
         if known.next.is_none_or(|next| now >= next) {
-            self.read(&mut known);
+            for trouble in known.roster.read(&self.home) {
+                warn!("a peer stays as it was: {trouble}");
+            }
             known.next = Some(Instant::now() + LOOKS_APART.max(now.elapsed() * COST_PART));
         }
-        known.peers.get(from).cloned()
+        known.roster.get(from).cloned()
     }
 
-    fn read(&self, known: &mut Known) {
-        let complaints = Mutex::new(BTreeSet::new());
-        let complain = |error: spool::home::Error| {
-            lock(&complaints).insert(error.to_string());
-        };
-        let peers = self.home.peers(complain);
-        known.peers = peers.into_iter().map(|(username, peer)| (username, Arc::new(peer))).collect();
-        let complaints = complaints.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for complaint in complaints.difference(&known.complaints) {
-            warn!("a peer is left out: {complaint}");
-        }
-        known.complaints = complaints;
-    }
-
-    /// Has another directory come under the name `config/peers`?
+    /// Has another directory come under the name `config/peers`? One that cannot be looked at has not.
     pub fn replaced(&self) -> bool {
-        identity(&self.home) != self.directory
+        identity(&self.home).is_some_and(|identity| Some(identity) != self.directory)
     }
 }
 

@@ -78,9 +78,15 @@ impl<H> Pool<H> {
         (self.strangers.len() >= STRANGERS_MAX).then(|| self.strangers.pop_first().map(|(_, stranger)| stranger))
     }
 
-    /// Takes out the oldest stranger, for want of descriptors.
-    pub fn oldest_stranger(&mut self) -> Option<H> {
-        self.strangers.pop_first().map(|(_, (_, handle))| handle)
+    /// Takes out a connection for want of descriptors: the oldest stranger, or
+    /// else the oldest of the peers' that is idle.
+    pub fn spare(&mut self, idle: impl Fn(&H) -> bool) -> Option<H> {
+        if let Some((_, (_, stranger))) = self.strangers.pop_first() {
+            return Some(stranger);
+        }
+        let known = self.peers.values().flatten().filter(|(_, handle)| idle(handle));
+        let oldest = known.map(|(number, _)| *number).min()?;
+        self.take(oldest)
     }
 
     /// Counts a connection as this peer's, which has shown a valid MAC on it and
@@ -197,6 +203,23 @@ mod tests {
         assert_eq!(pool.admit(1000, &a, PEER_MAX, |_| false), Ok(None), "it is counted already");
         assert_eq!(pool.admit(1000, &a, PULLING_MAX, |_| false), Err(Crowded), "and may not begin a pull");
         assert_eq!(pool.take(0), Some(0), "the oldest is still here");
+    }
+
+    #[test]
+    fn without_descriptors_a_stranger_leaves_first_and_a_busy_peer_never() {
+        let a = Username::of_ca(b"a");
+        let mut pool = Pool::default();
+        for n in 0..4 {
+            pool.enter(n, source(1), n);
+        }
+        for n in 0..3 {
+            assert_eq!(pool.admit(n, &a, PEER_MAX, |_| false), Ok(None));
+        }
+        let idle = |n: &Number| *n != 0;
+        assert_eq!(
+            [pool.spare(idle), pool.spare(idle), pool.spare(idle), pool.spare(idle)],
+            [Some(3), Some(1), Some(2), None]
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::throttle::Throttle;
 use crate::watch::Watcher;
 use hyper::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, HeaderMap, RANGE};
 use hyper::{Response, StatusCode};
-use spool::fs::{Fs, LogFile};
+use spool::fs::{Error, Fs, LogFile};
 use spool::home::Peer;
 use spool::layout::{Place, SEALED};
 use spool::log::segments;
@@ -84,11 +84,17 @@ fn with_range(status: StatusCode, range: String) -> Response<Body> {
 /// Answers a pull of `queue/<msgid>`; `None` is the one 404.
 pub(crate) fn message(shared: &Arc<Shared>, peer: &Peer, msgid: MsgId, headers: &HeaderMap) -> Option<Response<Body>> {
     let fs = &*shared.fs;
-    if !offers_message(fs, &peer.username, msgid) {
-        return None;
+    match offers_message(fs, &peer.username, msgid) {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(error) => return Some(not_now(shared, peer, &error)),
     }
     let Some(range) = Range::of(headers) else { return Some(bare(StatusCode::BAD_REQUEST)) };
-    let file: Arc<dyn LogFile> = fs.open_log(&Place::Queue.file(msgid, SEALED)).ok()?.into();
+    let file: Arc<dyn LogFile> = match fs.open_log(&Place::Queue.file(msgid, SEALED)) {
+        Ok(file) => file.into(),
+        Err(error) if error.is_loss() => return None,
+        Err(error) => return Some(not_now(shared, peer, &error)),
+    };
     let size = file.size().ok()?;
     if range.from >= size {
         return Some(with_range(StatusCode::RANGE_NOT_SATISFIABLE, format!("bytes */{size}")));
@@ -104,6 +110,12 @@ pub(crate) fn message(shared: &Arc<Shared>, peer: &Peer, msgid: MsgId, headers: 
     Some(response)
 }
 
+/// Our own disk or system does not let us answer: the puller tries again.
+fn not_now(shared: &Shared, peer: &Peer, error: &Error) -> Response<Body> {
+    shared.troubles.note(peer, "cannot answer a pull", &error.to_string());
+    bare(StatusCode::SERVICE_UNAVAILABLE)
+}
+
 /// Which segment is pulled, by whom.
 pub(crate) struct Wanted<'a> {
     pub peer: &'a Arc<Peer>,
@@ -117,8 +129,10 @@ pub(crate) struct Wanted<'a> {
 /// Answers a pull of a segment; `None` is the one 404.
 pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &HeaderMap) -> Option<Response<Body>> {
     let Wanted { peer, connection, msgid, chan, n, got } = wanted;
-    if !owns_job(&*shared.fs, &peer.username, msgid) {
-        return None;
+    match owns_job(&*shared.fs, &peer.username, msgid) {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(error) => return Some(not_now(shared, peer, &error)),
     }
     let Some(range) = Range::of(headers) else { return Some(bare(StatusCode::BAD_REQUEST)) };
     let channel = shared.channel(msgid, chan);
@@ -131,12 +145,18 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
     let gone = pull.ended.clone();
     let mut ended = pin!(gone.notified());
     let mut watched = None;
-    let mut found = None;
+    let mut found: Option<Found> = None;
     loop {
         // From here on no change is missed, although it comes before the waiting.
         let mut changed = pin!(channel.changed.notified());
         changed.as_mut().enable();
-        found = found.and_then(Found::again).or_else(|| Found::look(&shared.fs, &channel, n, &work));
+        found = match found.and_then(Found::again) {
+            Some(found) => Some(found),
+            None => match Found::look(&shared.fs, &channel, n, &work) {
+                Ok(found) => found,
+                Err(error) => return Some(not_now(shared, peer, &error)),
+            },
+        };
         match &found {
             None if later_exists(&*shared.fs, &channel.dir, n) => return Some(bare(StatusCode::NOT_FOUND)),
             None => {}
@@ -203,17 +223,26 @@ struct Found {
 }
 
 impl Found {
-    fn look(fs: &Arc<dyn Fs>, channel: &Arc<Channel>, n: u64, work: &Arc<Semaphore>) -> Option<Found> {
+    /// `None`: it is not there, or has no header yet.
+    fn look(
+        fs: &Arc<dyn Fs>,
+        channel: &Arc<Channel>,
+        n: u64,
+        work: &Arc<Semaphore>,
+    ) -> spool::fs::Result<Option<Found>> {
         let closed = is_closed(&**fs, &channel.dir, n);
-        let file: Arc<dyn LogFile> = fs.open_log(&format!("{}/{n}", channel.dir)).ok()?.into();
-        let size = file.size().ok()?;
+        let file: Arc<dyn LogFile> = match fs.open_log(&format!("{}/{n}", channel.dir)) {
+            Err(error) if error.is_loss() => return Ok(None),
+            other => other?.into(),
+        };
+        let size = file.size()?;
         let mut header = [0; HEADER];
         // One that was cut to nothing is closed like any other: its puller goes past it.
-        if file.read_at(&mut header, 0).ok()? < HEADER && !closed {
-            return None;
+        if file.read_at(&mut header, 0)? < HEADER && !closed {
+            return Ok(None);
         }
         let disk = Disk { fs: fs.clone(), file, work: work.clone() };
-        Some(Found { n, channel: channel.clone(), durable: channel.segment(n, &header), disk, closed, size })
+        Ok(Some(Found { n, channel: channel.clone(), durable: channel.segment(n, &header), disk, closed, size }))
     }
 
     /// The same segment a while later; `None` if it was cut to nothing.
@@ -233,7 +262,7 @@ impl Found {
         self.durable.start(self.size, &self.disk);
         if self.closed
             && end == self.size
-            && let Some(next) = Found::look(&self.disk.fs, &self.channel, self.n + 1, &self.disk.work)
+            && let Ok(Some(next)) = Found::look(&self.disk.fs, &self.channel, self.n + 1, &self.disk.work)
         {
             next.durable.start(next.size, &next.disk);
         }

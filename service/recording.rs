@@ -1,7 +1,7 @@
 //! A disk that remembers what was done to it, and fails where a test wants it to.
 
 use spool::atomic::Disk;
-use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result};
+use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result, Stat};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
@@ -89,15 +89,15 @@ impl Fs for Recording {
         paths.iter().try_for_each(|path| self.note(format!("sync {path}")))?;
         let ends = self.ends.lock().unwrap().clone();
         if ends.is_some_and(|ends| !ends.lock().unwrap().recv().unwrap()) {
-            return Err(Error::io("sync", paths[0], std::io::ErrorKind::Other));
+            return Err(Error::unsynced(paths[0], std::io::ErrorKind::Other));
         }
         self.disk.sync_all(paths)
     }
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
         self.disk.read(path, max)
     }
-    fn size(&self, path: &str) -> Result<Option<u64>> {
-        self.disk.size(path)
+    fn stat(&self, path: &str) -> Result<Option<Stat>> {
+        self.disk.stat(path)
     }
     fn list(&self, path: &str) -> Result<Vec<Entry>> {
         self.disk.list(path)

@@ -7,7 +7,7 @@
 use crate::answer::{Answer, Data, Seen, Write, answer};
 use crate::lock;
 use crate::note::{For, Unnoted, note};
-use crate::observe::{observe, receipt, stock};
+use crate::observe::{Unseen, observe, receipt, stock};
 use crate::room::Room;
 use spool::atomic::SICK;
 use spool::clock::{Clock, boot};
@@ -73,8 +73,12 @@ impl Desk {
         }
         let (mut no_key, mut full) = (false, None);
         for _ in 0..ROUNDS {
-            let Ok(mut seen) = observe(fs, &peer.username, msgid) else {
-                return Attended { reply: None, trouble: Some("it speaks of another peer's message".into()) };
+            let mut seen = match observe(fs, &peer.username, msgid) {
+                Ok(seen) => seen,
+                Err(Unseen::Disk(error)) => return Attended::later(error),
+                Err(Unseen::Foreign) => {
+                    return Attended { reply: None, trouble: Some("it speaks of another peer's message".into()) };
+                }
             };
             if seen.job.is_none() && seen.incoming.is_none() && matches!(ask, Ask::Msg | Ask::Cxl) {
                 full = self.room.full(fs, peer);
@@ -166,8 +170,10 @@ fn data(fs: &dyn Fs, msgid: MsgId, data: Data) -> Option<Vec<u8>> {
         Data::Cert => fs.read(&Place::Rqueue.file(msgid, &format!("{ONETIME}/cert.pem")), CERT_MAX).ok(),
         Data::Receipt => receipt(fs, msgid).map(|receipt| format!("receipt {receipt}").into_bytes()),
         Data::Outcome => {
-            let facts = mark(fs, &Place::Jobs.dir(msgid), Mark::Over).ok()?;
-            let outcome = facts.and_then(|facts| facts.value("outcome")).unwrap_or(Outcome::Interrupted);
+            let said =
+                |of| Ok::<_, Error>(mark(fs, &Place::Jobs.dir(msgid), of)?.and_then(|facts| facts.value("outcome")));
+            // Where the tombstone is damaged, how the command ended may still be known.
+            let outcome = said(Mark::Over).ok()?.or(said(Mark::RunExit).ok()?).unwrap_or(Outcome::Unknown);
             Some(format!("outcome {outcome}").into_bytes())
         }
         Data::Logs => logs(fs, msgid).ok().map(String::into_bytes),

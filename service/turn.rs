@@ -7,7 +7,7 @@
 //! connection (doc/PROTOCOL.md#turned-connections).
 
 use crate::body::Body;
-use crate::connection::{Observed, Visitor, enter};
+use crate::connection::{Observed, Visitor, enter, reserve};
 use crate::door::{nothing, whole};
 use crate::pool::Source;
 use crate::{Shared, lock};
@@ -104,7 +104,8 @@ fn take(shared: &Arc<Shared>, given: Given) -> Result<()> {
     let source = Source::of(given.stream.peer_addr()?.ip());
     let stream = TcpStream::from_std(given.stream)?;
     let token = Token { stream: UnixStream::from_std(given.token)?, said: AtomicUsize::new(0) };
-    enter(shared, stream, source, Some(token));
+    let reserved = reserve(shared).ok_or(std::io::ErrorKind::WouldBlock)?;
+    enter(shared, stream, source, Some(token), reserved);
     Ok(())
 }
 

@@ -3,18 +3,20 @@
 //! Every path is resolved beneath the spool's own directory without following
 //! links (`openat2`), every file is made exclusively with mode 0600, and every
 //! order of writes, syncs and renames that a promise rests on stands here
-//! (doc/SPOOL.md#verbs). A sync that fails is never repeated: the file goes,
-//! the spool is marked `sick`, and new work is refused until the next start.
+//! (doc/SPOOL.md#verbs). A sync that fails on an open file is never repeated:
+//! the file goes, the spool is marked `sick`, and new work is refused until the
+//! next start. A file that cannot be opened for want of a descriptor is sound.
 
-use crate::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result, is_hidden};
+use crate::fs::{Entry, Error, Free, Fs, Kind, Lock, LogFile, Result, Stat, is_hidden};
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW,
 };
+use rustix::fs::{fdatasync, fsync};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,7 +67,10 @@ impl Disk {
 
     /// Gives a socket this name, in place of one that a dead process left. A crash may take the name, or leave it.
     pub fn bind_socket(&self, path: &str, socket: &OwnedFd) -> Result<()> {
-        absent_is_fine(rustix::fs::unlinkat(&self.root, path, AtFlags::empty()), path)?;
+        match rustix::fs::unlinkat(&self.root, path, AtFlags::empty()) {
+            Err(Errno::ISDIR) => self.aside(path)?,
+            other => absent_is_fine(other, path)?,
+        }
         let address = self.socket_address(path)?;
         let bound = rustix::fs::fchmod(socket, FILE).and_then(|()| rustix::net::bind(socket, &address));
         bound.map_err(|errno| Error::io("bind", path, errno))
@@ -78,20 +83,36 @@ impl Disk {
     }
 
     fn fd(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<OwnedFd> {
-        open_beneath(&self.root, path, flags).map_err(|errno| Error::io(verb, path, errno))
+        match open_beneath(&self.root, path, flags) {
+            // A mode that shuts ourselves out was never made here: it is mended.
+            Err(Errno::ACCESS) if self.open_up(path) => open_beneath(&self.root, path, flags),
+            other => other,
+        }
+        .map_err(|errno| Error::io(verb, path, errno))
     }
 
-    /// Opens for reading, and only what can be ours: a regular file with one
-    /// link and our own uid. Never blocks on a FIFO that somebody planted. What
-    /// is refused is not lost: it may be ours again when a second link is gone.
-    /// Gives the file and its size.
+    /// Gives our own file or directory back the mode that it was made with; says whether it could.
+    fn open_up(&self, path: &str) -> bool {
+        let Ok(stat) = rustix::fs::statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+        let mode = match kind(stat.st_mode) {
+            Kind::File => FILE,
+            Kind::Dir => DIR,
+            Kind::Odd => return false,
+        };
+        is_ours(&stat) && rustix::fs::chmodat(&self.root, path, mode, AtFlags::empty()).is_ok()
+    }
+
+    /// Opens what can be ours: a regular file of our own uid. Anything else of
+    /// that name is damage, and never blocks. Gives the file and its size.
     fn regular(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<(File, u64)> {
-        let fd = self.fd(verb, path, flags | OFlags::NONBLOCK)?;
+        let odd = || Error::damaged(path, "is no regular file of ours");
+        let fd = match self.fd(verb, path, flags | OFlags::NONBLOCK) {
+            Err(Error::Io { source, .. }) if is_odd(&source) => return Err(odd()),
+            other => other?,
+        };
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(verb, path, errno))?;
-        let regular = FileType::from_raw_mode(stat.st_mode).is_file();
-        if !regular || stat.st_nlink > 1 || stat.st_uid != rustix::process::geteuid().as_raw() {
-            let why = format!("refused: not a regular file of ours with one link ({} links)", stat.st_nlink);
-            return Err(Error::io(verb, path, std::io::Error::other(why)));
+        if kind(stat.st_mode) != Kind::File || !is_ours(&stat) {
+            return Err(odd());
         }
         Ok((File::from(fd), stat.st_size as u64))
     }
@@ -102,17 +123,21 @@ impl Disk {
         let fd = self.fd(verb, &temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
         let file = File::from(fd);
         let written = file.write_all_at(bytes, 0).map_err(|source| Error::io(verb, path, source));
-        let synced = written.and_then(|()| if sync { self.synced(path, file.sync_all()) } else { Ok(()) });
+        let synced = written.and_then(|()| if sync { self.synced(path, || fsync(&file)) } else { Ok(()) });
         if synced.is_err() {
             let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
         }
         synced.map(|()| temporary)
     }
 
-    /// Writes a new file beside `path` and gives it that name; without success nothing stays.
+    /// Writes a new file beside `path` and gives it that name; without success
+    /// nothing stays. A directory in the place of a file that may be replaced is moved aside.
     fn place(&self, verb: &'static str, path: &str, bytes: &[u8], sync: bool, flags: RenameFlags) -> Result<()> {
         let temporary = self.write_beside(verb, path, bytes, sync)?;
-        let renamed = self.renamed(verb, &temporary, path, flags);
+        let mut renamed = self.renamed(verb, &temporary, path, flags);
+        if flags.is_empty() && renamed.is_err() && self.is_dir(path)? {
+            renamed = self.aside(path).and_then(|()| self.renamed(verb, &temporary, path, flags));
+        }
         if renamed.is_err() {
             let _ = rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty());
         }
@@ -125,15 +150,14 @@ impl Disk {
 
     /// Syncs a file or a directory, whichever it is.
     fn sync_one(&self, path: &str) -> Result<()> {
-        let fd = self.fd("sync", path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-        let is_file = rustix::fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
-        let synced = if is_file { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) };
-        self.synced(path, synced.map_err(Into::into))
+        let fd = self.fd("open", path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io("look at", path, errno))?;
+        self.synced(path, || if kind(stat.st_mode) == Kind::File { fdatasync(&fd) } else { fsync(&fd) })
     }
 
-    /// Passes a sync's result on; a failure makes the spool sick.
-    fn synced(&self, path: &str, result: std::io::Result<()>) -> Result<()> {
-        result.map_err(|source| sick(&self.root, path, source))
+    /// Syncs an open file. A failure makes the spool sick.
+    fn synced(&self, path: &str, sync: impl FnMut() -> rustix::io::Result<()>) -> Result<()> {
+        rustix::io::retry_on_intr(sync).map_err(|errno| unsynced(&self.root, path, errno.into()))
     }
 
     fn locked(&self, path: &str, flags: OFlags, wait: Duration) -> Result<Option<Lock>> {
@@ -142,7 +166,7 @@ impl Disk {
             let fd = self.fd("lock", path, flags)?;
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 // A lock on a directory that has just left its name is nobody's.
-                Ok(()) if names(&self.root, path, &fd)? => return Ok(Some(Box::new(fd))),
+                Ok(()) if is_name_of(&self.root, path, &fd)? => return Ok(Some(Box::new(fd))),
                 Ok(()) | Err(Errno::WOULDBLOCK) => {}
                 Err(errno) => return Err(Error::io("lock", path, errno)),
             }
@@ -153,15 +177,13 @@ impl Disk {
         }
     }
 
+    /// Removes a directory with all that is in it, whatever its names are made of.
     fn remove_tree(&self, path: &str) -> Result<()> {
-        for entry in self.list(path)? {
-            let inner = format!("{path}/{}", entry.name);
-            if entry.is_dir {
-                self.remove_tree(&inner)?;
-            } else {
-                absent_is_fine(rustix::fs::unlinkat(&self.root, &inner, AtFlags::empty()), &inner)?;
-            }
-        }
+        let fd = match self.fd("remove", path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(error) if error.is_absent() => return Ok(()),
+            other => other?,
+        };
+        empty(&fd).map_err(|errno| Error::io("remove", path, errno))?;
         absent_is_fine(rustix::fs::unlinkat(&self.root, path, AtFlags::REMOVEDIR), path)
     }
 }
@@ -177,7 +199,15 @@ impl Fs for Disk {
     }
 
     fn make_dir(&self, path: &str) -> Result<()> {
-        rustix::fs::mkdirat(&self.root, path, DIR).map_err(|errno| Error::io("make", path, errno))
+        // A link among the parents would lead out of the spool, or to another place in it.
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let above = match self.fd("make", above, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Error::Io { source, .. }) if is_odd(&source) => {
+                return Err(Error::damaged(above, "is a link, not a directory of ours"));
+            }
+            other => other?,
+        };
+        rustix::fs::mkdirat(&above, name, DIR).map_err(|errno| Error::io("make", path, errno))
     }
 
     fn commit_dir(&self, from: &str, to: &str, files: &[&str]) -> Result<()> {
@@ -210,8 +240,8 @@ impl Fs for Disk {
     }
 
     fn sync_dir(&self, path: &str) -> Result<()> {
-        let fd = self.fd("sync", path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        self.synced(path, rustix::fs::fsync(fd).map_err(Into::into))
+        let fd = self.fd("open", path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        self.synced(path, || fsync(&fd))
     }
 
     fn sync_all(&self, paths: &[&str]) -> Result<()> {
@@ -221,16 +251,23 @@ impl Fs for Disk {
             [path] => self.sync_one(path),
             _ if paths.len() > SYNCS_MAX => paths.chunks(SYNCS_MAX).try_for_each(|some| self.sync_all(some)),
             [path, others @ ..] => std::thread::scope(|scope| {
-                let start = |&other| spawn(scope, move || self.sync_one(other)).map_err(|_| other);
+                let start = |&other| (other, spawn(scope, move || self.sync_one(other)).ok());
                 let others: Vec<_> = others.iter().map(start).collect();
-                let lost = |_| Error::io("sync", path, std::io::Error::other("the thread is gone"));
-                let results = others.into_iter().map(|other| match other {
-                    Ok(thread) => thread.join().map_err(lost).and_then(|synced| synced),
-                    // The system has no thread for it.
-                    Err(other) => self.sync_one(other),
+                let first = self.sync_one(path);
+                let lost = |_| Error::unsynced(path, std::io::Error::other("the thread is gone"));
+                let results = others.into_iter().map(|(other, thread)| {
+                    // Without a thread, or a descriptor beside all others, it goes alone.
+                    match thread.map(|thread| thread.join().map_err(lost).and_then(|synced| synced)) {
+                        Some(Err(error)) if error.is_shortage() => self.sync_one(other),
+                        Some(synced) => synced,
+                        None => self.sync_one(other),
+                    }
                 });
-                let synced = self.sync_one(path);
-                results.fold(synced, |synced, result| synced.and(result))
+                let others = results.fold(Ok(()), worse);
+                match first {
+                    Err(error) if error.is_shortage() => worse(self.sync_one(path), others),
+                    first => worse(first, others),
+                }
             }),
         }
     }
@@ -248,9 +285,9 @@ impl Fs for Disk {
         Ok(bytes)
     }
 
-    fn size(&self, path: &str) -> Result<Option<u64>> {
+    fn stat(&self, path: &str) -> Result<Option<Stat>> {
         match rustix::fs::statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat.st_size as u64)),
+            Ok(stat) => Ok(Some(Stat { kind: kind(stat.st_mode), size: stat.st_size as u64 })),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(Error::io("look at", path, errno)),
         }
@@ -259,6 +296,7 @@ impl Fs for Disk {
     fn list(&self, path: &str) -> Result<Vec<Entry>> {
         let fd = match self.fd("list", path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(error) if error.is_absent() => return Ok(Vec::new()),
+            Err(Error::Io { source, .. }) if is_odd(&source) => return Ok(Vec::new()),
             other => other?,
         };
         let mut buffer = [MaybeUninit::uninit(); 8192];
@@ -290,12 +328,21 @@ impl Fs for Disk {
     }
 
     fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
-        self.locked(path, OFlags::RDWR | OFlags::CREATE, wait)
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
+        match self.locked(path, flags, wait) {
+            Err(Error::Io { source, .. }) if is_odd(&source) => {
+                self.aside(path)?;
+                self.locked(path, flags, wait)
+            }
+            other => other,
+        }
     }
 
     fn is_locked(&self, path: &str) -> Result<bool> {
-        let fd = match self.fd("lock", path, OFlags::RDONLY) {
+        let fd = match self.fd("lock", path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Err(error) if error.is_absent() => return Ok(false),
+            // Nobody of ours locks a link or a socket.
+            Err(Error::Io { source, .. }) if is_odd(&source) => return Ok(false),
             other => other?,
         };
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared) {
@@ -326,8 +373,23 @@ struct DiskLog {
     end: u64,
 }
 
+impl DiskLog {
+    /// An error if somebody else cut the file, grew it, or took its name away: what
+    /// is appended then is lost, or stands behind a hole.
+    fn check_as_left(&self) -> Result<()> {
+        let stat = rustix::fs::fstat(&self.file).map_err(|errno| Error::io("look at", &self.path, errno))?;
+        let what = match (stat.st_nlink, stat.st_size as u64) {
+            (0, _) => "was removed while it was written".to_string(),
+            (_, size) if size != self.end => format!("has {size} bytes, and {} when it was last written", self.end),
+            _ => return Ok(()),
+        };
+        Err(Error::damaged(&self.path, what))
+    }
+}
+
 impl LogFile for DiskLog {
     fn append(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.check_as_left()?;
         let mut count = 0;
         while count < bytes.len() {
             match self.file.write_at(&bytes[count..], self.end) {
@@ -361,8 +423,13 @@ impl LogFile for DiskLog {
         Ok(metadata.len())
     }
 
+    fn is_at(&self, path: &str) -> Result<bool> {
+        is_name_of(&self.root, path, &self.file)
+    }
+
     fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|source| sick(&self.root, &self.path, source))
+        let synced = rustix::io::retry_on_intr(|| fdatasync(&self.file));
+        synced.map_err(|errno| unsynced(&self.root, &self.path, errno.into()))
     }
 
     fn truncate(&mut self, size: u64) -> Result<()> {
@@ -381,15 +448,59 @@ fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result
 /// Leaves a word about a failed sync for every process to see, and makes the error.
 /// A file system that finds only at a sync that it is full (one on a network, or on
 /// thin storage) may have lost what the sync was about; the disk is sound all the same.
-fn sick(root: &OwnedFd, path: &str, source: std::io::Error) -> Error {
-    if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
-        return Error::io("sync", path, source);
+fn unsynced(root: &OwnedFd, path: &str, source: std::io::Error) -> Error {
+    if !matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        let text = format!("sync of {path} failed: {source}\n");
+        if let Ok(fd) = open_beneath(root, SICK, OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK) {
+            let _ = File::from(fd).write_all_at(text.as_bytes(), 0);
+        }
     }
-    let text = format!("sync of {path} failed: {source}\n");
-    if let Ok(fd) = open_beneath(root, SICK, OFlags::WRONLY | OFlags::CREATE) {
-        let _ = File::from(fd).write_all_at(text.as_bytes(), 0);
+    Error::unsynced(path, source)
+}
+
+fn kind(mode: u32) -> Kind {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Dir,
+        _ => Kind::Odd,
     }
-    Error::io("sync", path, source)
+}
+
+fn is_ours(stat: &rustix::fs::Stat) -> bool {
+    stat.st_uid == rustix::process::geteuid().as_raw()
+}
+
+/// Did an open fail because the name leads to a link, a directory, a socket, or a device that is not there?
+fn is_odd(error: &std::io::Error) -> bool {
+    const ODD: [Errno; 4] = [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV];
+    Errno::from_io_error(error).is_some_and(|errno| ODD.contains(&errno))
+}
+
+/// Removes all that is in an open directory; what is not there any more is removed already.
+fn empty(directory: &OwnedFd) -> rustix::io::Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); 8192];
+    let mut raw = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = raw.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let removed = match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let inner = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+                empty(&inner)?;
+                rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
+            }
+            other => other,
+        };
+        match removed {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// A fresh hidden name in the directory of `path`.
@@ -403,12 +514,21 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// Does `path` still name the file that is open as `fd`?
-fn names(root: &OwnedFd, path: &str, fd: &OwnedFd) -> Result<bool> {
+/// Of two syncs, the one that lost more.
+fn worse(one: Result<()>, other: Result<()>) -> Result<()> {
+    match (one, other) {
+        (Err(lost), _) | (Ok(()), Err(lost)) if lost.is_unsynced() => Err(lost),
+        (Err(_), Err(lost)) if lost.is_unsynced() => Err(lost),
+        (one, other) => one.and(other),
+    }
+}
+
+/// Does `path` lead to the file that is open as `fd`?
+fn is_name_of(root: &OwnedFd, path: &str, fd: impl AsFd) -> Result<bool> {
     let name = if path.is_empty() { "." } else { path };
-    let trouble = |errno| Error::io("lock", path, errno);
+    let trouble = |errno| Error::io("look at", path, errno);
     let named = match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
         other => other.map_err(trouble)?,
     };
     let open = rustix::fs::fstat(fd).map_err(trouble)?;

@@ -21,10 +21,21 @@ fn a_commit_never_replaces() {
 #[test]
 fn a_hint_that_cannot_be_placed_leaves_nothing() {
     let (_directory, disk) = disk();
-    disk.make_dir("taken").unwrap();
-    disk.make_dir("taken/by").unwrap();
-    assert!(disk.hint("taken", b"a hint").is_err());
-    assert_eq!(disk.list("").unwrap().len(), 1);
+    assert!(disk.hint("absent/hint", b"a hint").is_err());
+    assert!(disk.hint(&format!("{}/hint", "x".repeat(300)), b"a hint").is_err());
+    assert_eq!(disk.list("").unwrap(), []);
+}
+
+/// A directory named `clock` stopped the whole home.
+#[test]
+fn a_directory_in_the_place_of_a_hint_is_moved_aside() {
+    let (_directory, disk) = disk();
+    disk.make_dir("clock").unwrap();
+    disk.make_dir("clock/full").unwrap();
+    disk.hint("clock", b"a hint").unwrap();
+    assert_eq!(disk.read("clock", 10).unwrap(), b"a hint");
+    let odd = disk.list(crate::fs::ODD).unwrap();
+    assert!(odd.len() == 1 && odd[0].is_dir && odd[0].name.starts_with("clock."), "{odd:?}");
 }
 
 std::thread_local! {
@@ -43,17 +54,115 @@ fn files_are_synced_without_threads_too() {
     }
 }
 
+/// Each of these froze its job for good, and a FIFO blocked whoever looked for a lock.
 #[test]
-fn a_planted_link_or_fifo_is_not_opened() {
+fn a_name_that_leads_to_no_file_of_ours_is_damage_and_blocks_nobody() {
     let (directory, disk) = disk();
-    std::fs::write(directory.path().join("real"), "x").unwrap();
-    std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();
-    std::fs::hard_link(directory.path().join("real"), directory.path().join("second")).unwrap();
-    assert!(disk.read("link", 10).is_err());
-    assert!(disk.read("real", 10).is_err());
-    assert!(disk.read("../etc/passwd", 10).is_err());
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("real"), "x").unwrap();
+    std::os::unix::fs::symlink("real", at("link")).unwrap();
+    disk.make_dir("directory").unwrap();
     rustix::fs::mknodat(&*disk.root, "fifo", FileType::Fifo, FILE, 0).unwrap();
-    assert!(disk.read("fifo", 10).is_err());
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for name in ["link", "directory", "fifo", "socket"] {
+        assert!(matches!(disk.read(name, 10), Err(Error::Damaged { .. })), "{name} is read");
+        assert!(matches!(disk.open_log(name), Err(Error::Damaged { .. })), "{name} is opened");
+        assert!(!disk.is_locked(name).unwrap(), "{name} is locked");
+        assert_eq!(disk.list(name).unwrap(), [], "{name} is listed");
+        assert!(disk.lock_file(name, Duration::ZERO).unwrap().is_some(), "{name} cannot be replaced by a lock");
+    }
+    assert!(disk.read("../etc/passwd", 10).is_err());
+}
+
+/// A copy of the spool with `cp -al` gives every file a second link, and froze every job.
+#[test]
+fn a_second_link_takes_nothing_from_a_file() {
+    let (directory, disk) = disk();
+    disk.hint("real", b"x").unwrap();
+    std::fs::hard_link(directory.path().join("real"), directory.path().join("second")).unwrap();
+    assert_eq!(disk.read("real", 10).unwrap(), b"x");
+}
+
+#[test]
+fn whatever_stands_at_the_name_of_a_directory_is_moved_aside() {
+    let (directory, disk) = disk();
+    crate::layout::make_dirs(&disk, "jobs/a/out").unwrap();
+    std::os::unix::fs::symlink("/nowhere", directory.path().join("jobs/a/in")).unwrap();
+    disk.hint("jobs/b", b"a file").unwrap();
+    for path in ["jobs/a/in/0", "jobs/b/out/1"] {
+        crate::layout::make_dirs(&disk, path).unwrap();
+        assert!(disk.is_dir(path).unwrap());
+    }
+    assert_eq!(disk.list(crate::fs::ODD).unwrap().len(), 2);
+}
+
+/// A directory with such a name in it could never be removed.
+#[test]
+fn a_directory_goes_with_names_that_are_no_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let (directory, disk) = disk();
+    crate::layout::make_dirs(&disk, "jobs/a/out").unwrap();
+    std::fs::write(directory.path().join("jobs/a/out").join(std::ffi::OsStr::from_bytes(b"\xff\xfe")), "").unwrap();
+    disk.remove("jobs/a").unwrap();
+    assert_eq!(disk.list("jobs").unwrap(), []);
+}
+
+/// Runs this same test once more, in a process of its own that may set its own limits.
+fn in_a_process_of_its_own(name: &str) -> bool {
+    const INNER: &str = "NETPLUMB_TEST_INNER";
+    if std::env::var_os(INNER).is_some() {
+        return true;
+    }
+    let test = format!("atomic::tests::{name}");
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &test, "--test-threads", "1"])
+        .env(INNER, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+    false
+}
+
+/// A file that could not be opened to be synced counted as lost: a sound segment was removed.
+#[test]
+fn a_missing_descriptor_is_a_shortage_and_no_failed_sync() {
+    if !in_a_process_of_its_own("a_missing_descriptor_is_a_shortage_and_no_failed_sync") {
+        return;
+    }
+    let (_directory, disk) = disk();
+    let names: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+    names.iter().for_each(|name| disk.hint(name, b"1").unwrap());
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let limit = rustix::process::Rlimit { current: Some(64), maximum: Some(64) };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    taken.pop();
+    disk.sync_all(&names).unwrap();
+    taken.push(File::open("/dev/null").unwrap());
+    let errors = [disk.sync_all(&names), disk.sync_dir(""), disk.hint("x", b"1"), disk.read("0", 9).map(drop)];
+    drop(taken);
+    for error in errors.map(Result::unwrap_err) {
+        assert!(error.is_shortage() && !error.is_unsynced() && !error.is_loss(), "{error}");
+    }
+    assert!(!disk.exists(SICK));
+}
+
+#[test]
+fn a_log_that_somebody_cut_or_removed_is_not_written_on() {
+    let (directory, disk) = disk();
+    let change: [fn(&Path); 3] = [
+        |path| File::options().write(true).open(path).unwrap().set_len(2).unwrap(),
+        |path| std::fs::write(path, "more than was written").unwrap(),
+        |path| std::fs::remove_file(path).unwrap(),
+    ];
+    for (n, change) in change.iter().enumerate() {
+        let name = n.to_string();
+        let mut log = disk.create_log(&name).unwrap();
+        log.append(b"hello ").unwrap();
+        change(&directory.path().join(&name));
+        assert!(matches!(log.append(b"world"), Err(Error::Damaged { .. })), "change {n}");
+    }
 }
 
 #[test]
@@ -91,11 +200,11 @@ fn a_lock_that_cannot_be_looked_at_is_an_error() {
     let (_directory, disk) = disk();
     disk.make_dir("d").unwrap();
     let fd = open_beneath(&disk.root, "d", OFlags::RDONLY).unwrap();
-    assert!(names(&disk.root, "d", &fd).unwrap());
+    assert!(is_name_of(&disk.root, "d", &fd).unwrap());
     disk.make_dir("e").unwrap();
-    assert!(!names(&disk.root, "e", &fd).unwrap());
-    assert!(names(&disk.root, &"x".repeat(300), &fd).is_err());
-    assert!(!names(&disk.root, "gone", &fd).unwrap());
+    assert!(!is_name_of(&disk.root, "e", &fd).unwrap());
+    assert!(is_name_of(&disk.root, &"x".repeat(300), &fd).is_err());
+    assert!(!is_name_of(&disk.root, "gone", &fd).unwrap());
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //!
 //! Time is an argument; nothing here sleeps.
 
+use crate::facts::Facts;
 use crate::fs::{Fs, Result};
 use crate::layout::{PRIORITY, Place};
 use crate::name::{Chan, MsgId, Username};
@@ -71,17 +72,17 @@ impl Priority {
         }
     }
 
-    /// A job's, from its directory; what cannot be read is normal.
+    /// A job's, from its directory; normal if that cannot be read.
     pub fn of(fs: &dyn Fs, msgid: MsgId) -> Priority {
-        let text = fs.read_if_sound(&Place::Jobs.file(msgid, PRIORITY), 32).ok().flatten().unwrap_or_default();
-        std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok()).unwrap_or_default()
+        let facts = Facts::read(fs, &Place::Jobs.file(msgid, PRIORITY)).ok().flatten();
+        facts.and_then(|facts| facts.value(PRIORITY)).unwrap_or_default()
     }
 
     /// Notes it in a directory, where it is not the one that counts without.
     pub fn note(self, fs: &dyn Fs, dir: &str) -> Result<()> {
         match self {
             Priority::Normal => Ok(()),
-            _ => fs.hint(&format!("{dir}/{PRIORITY}"), format!("{self}\n").as_bytes()),
+            _ => Facts::new().with(PRIORITY, self).hint(fs, &format!("{dir}/{PRIORITY}")),
         }
     }
 }

@@ -7,16 +7,17 @@
 use crate::facts::Facts;
 use crate::fs::{Fs, Result};
 use crate::layout::{Owner, Place};
-use crate::log::{hint, hinted};
-use crate::name::decimal;
+use crate::log::hinted;
 use crate::phase::Mark;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where the observed uptime in seconds is kept.
 pub const CLOCK: &str = "clock";
 /// The directory in which that lies.
 const ROOT: &str = "";
+/// By so much the observed uptime may go beyond the age of the spool before it is doubted.
+const DAY: u64 = 24 * 60 * 60;
 
 /// A clock that never jumps.
 pub trait Clock: Send + Sync {
@@ -61,15 +62,41 @@ impl Rng for System {
     }
 }
 
-/// The observed uptime in seconds, as last noted. Where the note is lost, the
-/// latest time that is noted anywhere else: were that in the future, its
-/// directory would not age until the uptime has come there, perhaps in years.
-/// One that cannot be read at the moment is not lost.
+/// The observed uptime in seconds, as last noted. Where the note is lost, damaged
+/// or cannot be right, the latest time that is noted anywhere else: were that in
+/// the future, its directory would not age until the uptime has come there,
+/// perhaps in years. A note that cannot be read at the moment is not lost.
 pub fn uptime(fs: &dyn Fs) -> Result<u64> {
-    match fs.read_if_sound(CLOCK, 32)?.and_then(|text| decimal(std::str::from_utf8(&text).ok()?.trim_end())) {
-        Some(noted) => Ok(noted),
-        None => latest(fs),
+    match noted(fs)? {
+        Some(note) if note.is_possible(wall()) => Ok(note.uptime),
+        Some(_) | None => latest(fs),
     }
+}
+
+/// What the file `clock` says.
+struct Note {
+    uptime: u64,
+    /// The wall clock when the spool was made, if that is known.
+    made: Option<u64>,
+}
+
+impl Note {
+    /// A spool cannot have been in use for longer than since it was made. A wall
+    /// clock that was set back proves nothing.
+    fn is_possible(&self, wall: u64) -> bool {
+        let age = self.made.and_then(|made| wall.checked_sub(made));
+        age.is_none_or(|age| self.uptime <= age.saturating_add(DAY))
+    }
+}
+
+fn noted(fs: &dyn Fs) -> Result<Option<Note>> {
+    let facts = Facts::read(fs, CLOCK)?;
+    Ok(facts.and_then(|facts| Some(Note { uptime: facts.value("uptime")?, made: facts.value("made") })))
+}
+
+/// Seconds since 1970 by the wall clock, which people set as they like.
+pub fn wall() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The latest birth, mark or sign of life in any directory of a message or job.
@@ -88,11 +115,35 @@ fn latest(fs: &dyn Fs) -> Result<u64> {
     Ok(latest)
 }
 
-/// Notes that the daemon has been running for another while. Durable afterwards;
-/// a power cut meanwhile may leave an empty note, which is lost.
-pub fn tick(fs: &dyn Fs, seconds: u64) -> Result<()> {
-    hint(fs, CLOCK, uptime(fs)?.saturating_add(seconds))?;
-    fs.sync_all(&[CLOCK, ROOT])
+/// The daemon's own hold on the clock.
+#[derive(Default)]
+pub struct Keeper {
+    /// What it noted last. Nobody else notes anything.
+    last: Option<u64>,
+}
+
+impl Keeper {
+    /// Notes that the daemon has been running for another while: durable
+    /// afterwards; a power cut meanwhile may leave a damaged note, which is lost.
+    /// A note that leapt since the last one is doubted; gives the sentence for the log.
+    pub fn tick(&mut self, fs: &dyn Fs, seconds: u64) -> Result<Option<String>> {
+        let (noted, wall) = (noted(fs)?, wall());
+        let before = match self.last {
+            Some(last) => last,
+            None => uptime(fs)?,
+        };
+        let doubt = noted.as_ref().filter(|note| note.uptime > before).map(|note| {
+            let noted = note.uptime;
+            format!("the clock says {noted} s of uptime, and {before} s are known: it is doubted, and set back")
+        });
+        let now = before.saturating_add(seconds);
+        let id = Facts::read(fs, crate::spool_id::ID)?;
+        let made = id.and_then(|facts| facts.value::<u64>("made")).or(noted.and_then(|note| note.made));
+        Facts::new().with("uptime", now).with_some("made", made.filter(|made| *made <= wall)).hint(fs, CLOCK)?;
+        fs.sync_all(&[CLOCK, ROOT])?;
+        self.last = Some(now);
+        Ok(doubt)
+    }
 }
 
 /// Names this run of the machine: what a process left unsynced before another boot may be lost.
@@ -111,38 +162,65 @@ mod tests {
 
     const YEAR: u64 = 365 * 24 * 3600;
 
+    fn disk() -> (tempfile::TempDir, Disk) {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path()).unwrap();
+        (directory, disk)
+    }
+
+    fn set(disk: &Disk, uptime: u64) {
+        Facts::new().with("uptime", uptime).hint(disk, CLOCK).unwrap();
+    }
+
     /// A note that was lost began again at 0: what had a time already did not
     /// age until the uptime came there, and nothing of it was ever too old.
     #[test]
     fn a_lost_note_begins_at_the_latest_time_that_is_known() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = Disk::open(directory.path()).unwrap();
+        let (_directory, disk) = disk();
         assert_eq!(uptime(&disk).unwrap(), 0);
         let (msgid, dir) = (MsgId([1; 20]), Place::Jobs.dir(MsgId([1; 20])));
         crate::layout::make_dirs(&disk, &dir).unwrap();
-        tick(&disk, YEAR).unwrap();
+        Keeper::default().tick(&disk, YEAR).unwrap();
         let owner = Owner::new(&disk, Username::of_ca(b"a"), Role::Recipient, None).unwrap();
         owner.facts().hint(&disk, &Place::Jobs.file(msgid, crate::layout::PEER)).unwrap();
-        tick(&disk, 60).unwrap();
+        Keeper::default().tick(&disk, 60).unwrap();
         assert_eq!(uptime(&disk).unwrap(), YEAR + 60);
-        for lost in [&b""[..], b"\0\0\0", b"x\n"] {
+        for lost in [&b""[..], b"\0\0\0", b"x\n", b"999999999999\n"] {
             disk.hint(CLOCK, lost).unwrap();
             assert_eq!(uptime(&disk).unwrap(), YEAR);
         }
-        Facts::new().with("at", YEAR + 30).hint(&disk, &format!("{dir}/{}", Mark::RunExit.name())).unwrap();
+        let exit = format!("{dir}/{}", Mark::RunExit.name());
+        Facts::new().with("at", YEAR + 30).hint(&disk, &exit).unwrap();
         disk.remove(CLOCK).unwrap();
         assert_eq!(uptime(&disk).unwrap(), YEAR + 30);
-        hint(&disk, &format!("{dir}/alive"), YEAR + 40).unwrap();
-        tick(&disk, 60).unwrap();
-        assert_eq!(hinted(&disk, CLOCK).unwrap(), YEAR + 100);
+        crate::log::hint(&disk, &format!("{dir}/alive"), YEAR + 40).unwrap();
+        Keeper::default().tick(&disk, 60).unwrap();
+        assert_eq!(uptime(&disk).unwrap(), YEAR + 100);
+    }
+
+    /// Running commands were killed when somebody wrote a large number there.
+    #[test]
+    fn a_note_that_leaps_is_doubted_and_said() {
+        let (_directory, disk) = disk();
+        let mut keeper = Keeper::default();
+        assert_eq!(keeper.tick(&disk, 60).unwrap(), None);
+        set(&disk, YEAR);
+        let doubt = keeper.tick(&disk, 60).unwrap().expect("it is said");
+        assert!(doubt.contains("31536000") && uptime(&disk).unwrap() == 120, "{doubt}");
+        // Another daemon does not know what the last one noted, but how old the spool is.
+        let made = wall() - 3600;
+        Facts::new().with("made", made).hint(&disk, crate::spool_id::ID).unwrap();
+        keeper.tick(&disk, 0).unwrap();
+        Facts::new().with("uptime", YEAR).with("made", made).hint(&disk, CLOCK).unwrap();
+        assert_eq!(uptime(&disk).unwrap(), 0, "nobody else believes it either");
+        assert!(Keeper::default().tick(&disk, 0).unwrap().is_some());
     }
 
     #[test]
     fn an_uptime_at_its_end_stands_still() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = Disk::open(directory.path()).unwrap();
-        hint(&disk, CLOCK, u64::MAX).unwrap();
-        tick(&disk, 60).unwrap();
+        let (_directory, disk) = disk();
+        set(&disk, u64::MAX);
+        assert_eq!(Keeper::default().tick(&disk, 60).unwrap(), None);
         assert_eq!(uptime(&disk).unwrap(), u64::MAX);
     }
 }

@@ -6,6 +6,7 @@
 //! What each verb leaves after a crash stands beside it; `atomic.rs` is the
 //! only real implementation (doc/SPOOL.md#verbs).
 
+use rustix::io::Errno;
 use std::io;
 use std::time::Duration;
 
@@ -18,6 +19,15 @@ pub enum Error {
         /// What was tried: `commit`, `read`, …
         verb: &'static str,
         /// The file, relative to the spool.
+        path: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A sync failed on an open file: what it was about may be lost, whatever
+    /// the next sync says.
+    #[error("cannot sync {path}: {source}")]
+    Unsynced {
+        /// The file or directory, relative to the spool.
         path: String,
         /// The system's reason.
         source: io::Error,
@@ -46,10 +56,15 @@ impl Error {
         Error::Damaged { path: path.to_string(), what: what.into() }
     }
 
+    /// Makes an error of a sync that failed on an open file.
+    pub fn unsynced(path: &str, source: impl Into<io::Error>) -> Error {
+        Error::Unsynced { path: path.to_string(), source: source.into() }
+    }
+
     fn kind(&self) -> Option<io::ErrorKind> {
         match self {
             Error::Io { source, .. } => Some(source.kind()),
-            Error::Damaged { .. } => None,
+            Error::Unsynced { .. } | Error::Damaged { .. } => None,
         }
     }
 
@@ -63,22 +78,50 @@ impl Error {
         matches!(self.kind(), Some(io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty))
     }
 
-    /// What was there is lost: there is no such file, or it is damaged. Any other
+    /// The content is lost: there is no such file, or it is damaged. Any other
     /// trouble may pass, and proves no loss.
     pub fn is_loss(&self) -> bool {
         self.is_absent() || matches!(self, Error::Damaged { .. })
     }
 
-    /// No space or no inodes are left: waiting may help. Not after a sync, which
-    /// is not repeated whatever it said: what it was about may be lost.
-    pub fn is_full(&self) -> bool {
-        let is_sync = matches!(self, Error::Io { verb: "sync", .. });
-        !is_sync
-            && matches!(
-                self.kind(),
-                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-            )
+    /// A sync failed on an open file: nothing may be told that rests on it.
+    pub fn is_unsynced(&self) -> bool {
+        matches!(self, Error::Unsynced { .. })
     }
+
+    /// No space or no inodes are left: waiting may help. A failed sync is never
+    /// that: it is not repeated whatever it said.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.kind(),
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+        )
+    }
+
+    /// The system is short of descriptors or memory, or was interrupted: waiting
+    /// may help, and the disk is sound.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Error::Io { source, .. } => is_shortage(source),
+            Error::Unsynced { .. } | Error::Damaged { .. } => false,
+        }
+    }
+
+    /// The code of what has to pass before the same may succeed, as `why` names
+    /// it: `disk_full` or `shortage`. `None`: waiting is not known to help.
+    pub fn passes(&self) -> Option<&'static str> {
+        match (self.is_full(), self.is_shortage()) {
+            (true, _) => Some("disk_full"),
+            (false, true) => Some("shortage"),
+            (false, false) => None,
+        }
+    }
+}
+
+/// Does this error say that the system is short of descriptors or memory, or was interrupted?
+pub fn is_shortage(error: &io::Error) -> bool {
+    const SHORTAGES: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
+    Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
 }
 
 /// One name in a directory.
@@ -88,6 +131,26 @@ pub struct Entry {
     pub name: String,
     /// A directory, not a file.
     pub is_dir: bool,
+}
+
+/// What a name leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A link, a FIFO, a socket, a device: netplumb makes none of them where it looks for files.
+    Odd,
+}
+
+/// What is known of a name without opening it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// What it leads to.
+    pub kind: Kind,
+    /// Its size in bytes; directories have one too.
+    pub size: u64,
 }
 
 /// What the file system has left.
@@ -132,15 +195,17 @@ pub trait Fs: Send + Sync {
             Err(_) => self.sync_dir(path),
         })
     }
-    /// Reads a whole file of at most `max` bytes.
+    /// Reads a whole file of at most `max` bytes. Never blocks: a name that leads
+    /// to no regular file of ours is damage.
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>>;
-    /// The size of a file in bytes; `None` if it is not there. Directories have a size too.
-    fn size(&self, path: &str) -> Result<Option<u64>>;
-    /// The names in a directory, in no order. A directory that is not there is empty.
+    /// Looks at a name without opening it, and without following a link; `None` if it is not there.
+    fn stat(&self, path: &str) -> Result<Option<Stat>>;
+    /// The names in a directory, in no order. A directory that is not there is empty, and so is a link to one.
     fn list(&self, path: &str) -> Result<Vec<Entry>>;
     /// Makes a log file, exclusively.
     fn create_log(&self, path: &str) -> Result<Box<dyn LogFile>>;
-    /// Opens a log file that exists, for reading and appending.
+    /// Opens a log file that exists, for reading and appending. Never blocks: a
+    /// name that leads to no regular file of ours is damage.
     fn open_log(&self, path: &str) -> Result<Box<dyn LogFile>>;
     /// Takes the lock of a directory that exists; `None` if another has it for all of `wait`.
     fn lock_dir(&self, path: &str, wait: Duration) -> Result<Option<Lock>>;
@@ -154,18 +219,42 @@ pub trait Fs: Send + Sync {
     /// What is left on this file system.
     fn free(&self) -> Result<Free>;
 
-    /// Reads a whole file; `None` if it is lost: not there, or longer than `max`.
+    /// Reads a whole file; `None` if it is lost: not there, or damaged.
     fn read_if_sound(&self, path: &str, max: usize) -> Result<Option<Vec<u8>>> {
         match self.read(path, max) {
             Err(error) if error.is_loss() => Ok(None),
             other => other.map(Some),
         }
     }
-    /// Is there a file or directory of this name?
-    fn is_there(&self, path: &str) -> Result<bool> {
-        Ok(self.size(path)?.is_some())
+    /// The size of a file in bytes; `None` if it is not there.
+    fn size(&self, path: &str) -> Result<Option<u64>> {
+        Ok(self.stat(path)?.map(|stat| stat.size))
     }
-    /// The same where a wrong no is harmless: trouble counts as no.
+    /// Is there anything of this name?
+    fn is_there(&self, path: &str) -> Result<bool> {
+        Ok(self.stat(path)?.is_some())
+    }
+    /// Is there a directory of this name, and not a link to one?
+    fn is_dir(&self, path: &str) -> Result<bool> {
+        Ok(self.stat(path)?.is_some_and(|stat| stat.kind == Kind::Dir))
+    }
+    /// Moves what lies at `path`, and cannot be ours, out of the way: into `odd/`,
+    /// under a name that says where it lay. A crash leaves it at one of the two places.
+    fn aside(&self, path: &str) -> Result<()> {
+        match self.rename(path, &odd(path)) {
+            Err(error) if error.is_absent() => {
+                if !self.is_there(path)? {
+                    return Ok(());
+                }
+                match self.make_dir(ODD) {
+                    Err(error) if !error.is_taken() => return Err(error),
+                    _ => self.rename(path, &odd(path)),
+                }
+            }
+            other => other,
+        }
+    }
+    /// Like `is_there`, where a wrong no is harmless: trouble counts as no.
     fn exists(&self, path: &str) -> bool {
         self.is_there(path).unwrap_or(false)
     }
@@ -174,16 +263,27 @@ pub trait Fs: Send + Sync {
 /// An open log: only ever appended to, or cut back to a valid end.
 pub trait LogFile: Send + Sync {
     /// Appends what it can of `bytes` and says how many: fewer than all when
-    /// the disk is filling up; an error if none. Not durable. Readers see it at once.
+    /// the disk is filling up; an error if none. Not durable. Readers see it at
+    /// once. A file that somebody else cut or grew meanwhile is damage.
     fn append(&mut self, bytes: &[u8]) -> Result<usize>;
     /// Reads at `offset` into `buffer`; short at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
     /// The size in bytes, also of what another process appended.
     fn size(&self) -> Result<u64>;
+    /// Does this name lead to the file that is open here?
+    fn is_at(&self, path: &str) -> Result<bool>;
     /// Makes the bytes up to the present size durable (not the name: `sync_dir`).
     fn sync(&self) -> Result<()>;
     /// Cuts the file back to `size` bytes.
     fn truncate(&mut self, size: u64) -> Result<()>;
+}
+
+/// Where things go that cannot be ours: [`Fs::aside`].
+pub const ODD: &str = "odd";
+
+/// A fresh name in [`ODD`] that says what lay where: `odd/jobs.<msgid>.message.01234567`.
+fn odd(path: &str) -> String {
+    format!("{ODD}/{}.{:08x}", path.replace('/', ".").trim_start_matches('.'), rand::random::<u32>())
 }
 
 /// True if a name is temporary: prepared, half-removed, or not yet real.

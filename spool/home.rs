@@ -4,18 +4,17 @@
 //! `DIR/spool`; otherwise the XDG directories are used. Modes are checked at
 //! every start: nobody else may read keys or spool.
 
-use crate::atomic::Disk;
 use crate::crypto::{Key, SpoolKey};
-use crate::layout::DIRECTORIES;
 use crate::look::Ages;
-use crate::name::{PeerName, Username};
+use crate::name::{Digest, PeerName, Username};
+use crate::roster::Roster;
 use crate::size::Size;
+use crate::spool_id::Foreign;
 use crate::timetable::Timetable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// What is wrong with a home; the hint says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -53,12 +52,15 @@ pub enum Error {
     /// The spool itself.
     #[error(transparent)]
     Spool(#[from] crate::fs::Error),
+    /// What lies at the spool's place is not this home's spool, or cannot be used.
+    #[error(transparent)]
+    Foreign(#[from] crate::spool_id::Foreign),
     /// The environment does not say where.
     #[error("neither NETPLUMB_HOME, XDG_CONFIG_HOME nor HOME is set to an absolute path")]
     Nowhere,
 }
 
-type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Where configuration and spool are.
 #[derive(Debug, Clone)]
@@ -85,35 +87,31 @@ impl Home {
 
     /// Checks modes and owners of what must be private.
     pub fn check(&self) -> Result<()> {
-        if !self.config.join("certs/username").exists() {
-            return Err(Error::NoIdentity(self.config.clone()));
+        self.check_config()?;
+        match check_private(&self.spool) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Err(Foreign::Away(self.spool.clone()).into())
+            }
+            checked => checked,
         }
+    }
+
+    /// The same without the spool.
+    pub fn check_config(&self) -> Result<()> {
+        self.username()?;
         let private = self.config.join("private");
         let inside = std::fs::read_dir(&private).map_err(|source| Error::Io { path: private.clone(), source })?;
         let files = inside.filter_map(|entry| Some(entry.ok()?.path()));
-        for path in [self.config.clone(), private.clone(), self.spool.clone()].into_iter().chain(files) {
+        for path in [self.config.clone(), private.clone()].into_iter().chain(files) {
             check_private(&path)?;
         }
         Ok(())
     }
 
-    /// Opens the spool, making what is missing of it.
-    pub fn open_spool(&self) -> Result<Arc<Disk>> {
-        let disk = Disk::make(&self.spool)?;
-        check_private(&self.spool)?;
-        for directory in DIRECTORIES {
-            crate::layout::make_dirs(&disk, directory)?;
-        }
-        Ok(Arc::new(disk))
-    }
-
     /// Our own username.
     pub fn username(&self) -> Result<Username> {
         let path = self.config.join("certs/username");
-        if !path.exists() {
-            return Err(Error::NoIdentity(self.config.clone()));
-        }
-        let text = self.read(&path)?;
+        let text = self.read_if_there(&path)?.ok_or_else(|| Error::NoIdentity(self.config.clone()))?;
         text.trim().parse().map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })
     }
 
@@ -138,43 +136,43 @@ impl Home {
     /// What `netplumb.toml` says, with defaults for what it does not.
     pub fn settings(&self) -> Result<Settings> {
         let path = self.config.join("netplumb.toml");
-        parse(&path, &if path.exists() { self.read(&path)? } else { String::new() })
+        parse(&path, &self.read_if_there(&path)?.unwrap_or_default())
     }
 
     /// The peer of this name, if we know it.
     pub fn peer(&self, name: &PeerName) -> Result<Option<Peer>> {
         let dir = self.config.join("peers").join(name.as_str());
-        if !dir.join("username").exists() {
-            return Ok(None);
-        }
         let path = dir.join("username");
-        let username = self
-            .read(&path)?
+        let Some(username) = self.read_if_there(&path)? else { return Ok(None) };
+        let username = username
             .trim()
             .parse()
             .map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })?;
         let path = dir.join("peer.toml");
-        let policy = parse(&path, &if path.exists() { self.read(&path)? } else { String::new() })?;
+        let text = self.read_if_there(&path)?.unwrap_or_default();
+        let (policy, digest) = (parse(&path, &text)?, Digest::of(text.as_bytes()));
         let request_key = self.read_key(&dir.join("request.key"))?;
-        Ok(Some(Peer { name: name.clone(), username, policy, request_key }))
+        Ok(Some(Peer { name: name.clone(), username, policy, digest, request_key }))
     }
 
-    /// All peers, by username. One that cannot be read is told to `complain` and left out.
-    pub fn peers(&self, complain: impl Fn(Error)) -> BTreeMap<Username, Peer> {
-        let mut peers = BTreeMap::new();
-        let entries = std::fs::read_dir(self.config.join("peers")).into_iter().flatten();
-        for name in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<PeerName>().ok()) {
-            match self.peer(&name) {
-                Ok(Some(peer)) => drop(peers.insert(peer.username.clone(), peer)),
-                Ok(None) => {}
-                Err(error) => complain(error),
-            }
+    /// All peers, by username, as far as they can be read; the rest is told to `complain`.
+    pub fn peers(&self, complain: impl Fn(&Error)) -> BTreeMap<Username, Peer> {
+        let mut roster = Roster::default();
+        roster.read(self).iter().for_each(complain);
+        roster.into_peers()
+    }
+
+    /// A file of the configuration; `None` if it is not there.
+    fn read_if_there(&self, path: &Path) -> Result<Option<String>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Io { path: path.to_path_buf(), source }),
         }
-        peers
     }
 }
 
-fn check_private(path: &Path) -> Result<()> {
+pub(crate) fn check_private(path: &Path) -> Result<()> {
     let metadata = std::fs::symlink_metadata(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
     if metadata.uid() != rustix::process::geteuid().as_raw() {
         return Err(Error::NotOurs(path.to_path_buf()));
@@ -318,6 +316,8 @@ pub struct Peer {
     pub username: Username,
     /// Where it is and what it may do.
     pub policy: Policy,
+    /// SHA-256 of the file that says so.
+    pub digest: Digest,
     /// Checks its requests, and seals our replies to them.
     pub request_key: Key,
 }

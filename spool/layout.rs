@@ -5,13 +5,13 @@
 
 use crate::clock;
 use crate::facts::Facts;
-use crate::fs::{Fs, Result};
+use crate::fs::{Error, Fs, Kind, ODD, Result};
 use crate::name::{Chan, Digest, KeyId, MsgId, Role, Username, decimal};
 
 /// The fixed parents, which the daemon watches (`onetime` and the rest it does not need to).
 pub const PARENTS: [&str; 4] = ["queue", "rqueue", "jobs", "running"];
 /// All directories that a spool has.
-pub const DIRECTORIES: [&str; 7] = ["onetime", "queue", "rqueue", "jobs", "running", "hold", "notices"];
+pub const DIRECTORIES: [&str; 8] = ["onetime", "queue", "rqueue", "jobs", "running", "hold", "notices", ODD];
 
 /// One of the three directories that a message or job can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,6 +92,11 @@ pub fn running(msgid: MsgId) -> String {
     format!("running/{msgid}")
 }
 
+/// `hold/<msgid>`: a message that somebody put aside.
+pub fn hold(msgid: MsgId) -> String {
+    format!("hold/{msgid}")
+}
+
 /// `jobs/<msgid>/in/<chan>`: the log that we consume.
 pub fn log_in(msgid: MsgId, chan: Chan) -> String {
     format!("jobs/{msgid}/in/{chan}")
@@ -135,16 +140,29 @@ pub fn channels(fs: &dyn Fs, msgid: MsgId, side: &str) -> Result<Vec<Chan>> {
 }
 
 /// Makes a directory with its parents below an existing one, unless it is there.
+/// Anything else that has one of their names is moved aside.
 pub fn make_dirs(fs: &dyn Fs, path: &str) -> Result<()> {
     match fs.make_dir(path) {
-        Err(error) if error.is_absent() => {
+        Err(error) if error.is_taken() => match clear(fs, path)? {
+            true => fs.make_dir(path),
+            false => Ok(()),
+        },
+        Err(error) if error.is_absent() || matches!(error, Error::Damaged { .. }) => {
             let Some((parent, _)) = path.rsplit_once('/') else { return Err(error) };
             make_dirs(fs, parent)?;
-            make_dirs(fs, path)
+            fs.make_dir(path).or_else(|error| if error.is_taken() { Ok(()) } else { Err(error) })
         }
-        Err(error) if error.is_taken() => Ok(()),
         other => other,
     }
+}
+
+/// Moves aside whatever lies at the name of a directory and is none; says whether there was such a thing.
+pub fn clear(fs: &dyn Fs, path: &str) -> Result<bool> {
+    let odd = fs.stat(path)?.is_some_and(|stat| stat.kind != Kind::Dir);
+    if odd {
+        fs.aside(path)?;
+    }
+    Ok(odd)
 }
 
 /// Says that something in a directory changed; the daemon will look.

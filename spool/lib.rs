@@ -9,6 +9,7 @@
 pub mod atomic;
 pub mod bucket;
 pub mod clock;
+mod convert;
 mod copy;
 pub mod crypto;
 pub mod damage;
@@ -26,8 +27,10 @@ mod phase_job;
 mod reader;
 pub mod report;
 pub mod retry;
+pub mod roster;
 pub mod segment;
 pub mod size;
+pub mod spool_id;
 pub mod tap1;
 pub mod timetable;
 pub mod turned;

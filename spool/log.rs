@@ -17,7 +17,8 @@ pub use crate::copy::{Copy, CopyError};
 pub use crate::reader::{Item, Reader};
 pub use crate::writer::{Tail, Writer, sync_all};
 
-use crate::fs::{Fs, LogFile, Result};
+use crate::facts::checksum;
+use crate::fs::{Error, Fs, LogFile, Result};
 use crate::name::decimal;
 use crate::segment::{BadSegment, End, HEADER, Header, JobKeys, OVERHEAD, RECORD, Record, Records};
 use crate::segment::{Stream, is_end, record_size};
@@ -27,6 +28,8 @@ use std::time::Duration;
 pub const WINDOW: u64 = 32 << 20;
 /// Hints of progress are left at most this often.
 pub const HINTS_APART: Duration = Duration::from_millis(20);
+/// The largest hint in bytes: 20 digits, a blank, 8 digits of the checksum, a newline.
+const HINT_MAX: usize = 30;
 /// What a reader and a copy take in one go, in bytes.
 pub(crate) const CHUNK: usize = 256 << 10;
 
@@ -37,10 +40,16 @@ pub fn segments(fs: &dyn Fs, dir: &str) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Reads an offset that was left as a hint (`got`, `read`); 0 if there is none.
+/// Reads an offset that was left as a hint (`got`, `read`); 0 if there is none, or it is damaged.
 pub fn hinted(fs: &dyn Fs, path: &str) -> Result<u64> {
-    let text = fs.read_if_sound(path, 32)?.unwrap_or_default();
-    Ok(std::str::from_utf8(&text).ok().and_then(|text| decimal(text.trim_end())).unwrap_or(0))
+    let text = fs.read_if_sound(path, HINT_MAX)?.unwrap_or_default();
+    Ok(offset_of(path, &text).unwrap_or(0))
+}
+
+/// The offset in a hint that lies at `path`, if its checksum fits.
+fn offset_of(path: &str, text: &[u8]) -> Option<u64> {
+    let (offset, check) = std::str::from_utf8(text).ok()?.strip_suffix('\n')?.split_once(' ')?;
+    (check == format!("{:08x}", checksum(path, offset.as_bytes()))).then(|| decimal(offset))?
 }
 
 /// How much may lie in a consumer's copy beyond what its reader took: [`WINDOW`],
@@ -56,9 +65,11 @@ pub fn widen(fs: &dyn Fs, dir: &str, bytes: u64) -> Result<()> {
     if hinted(fs, &path)? == bytes { Ok(()) } else { hint(fs, &path, bytes) }
 }
 
-/// Leaves an offset as a hint.
+/// Leaves an offset as a hint: the number, and a checksum of it in this place.
 pub fn hint(fs: &dyn Fs, path: &str, offset: u64) -> Result<()> {
-    fs.hint(path, format!("{offset}\n").as_bytes())
+    let offset = offset.to_string();
+    let check = checksum(path, offset.as_bytes());
+    fs.hint(path, format!("{offset} {check:08x}\n").as_bytes())
 }
 
 /// Where a log ends, if its END is there: asked of the record sizes alone, so
@@ -66,7 +77,7 @@ pub fn hint(fs: &dyn Fs, path: &str, offset: u64) -> Result<()> {
 pub fn ended_at(fs: &dyn Fs, dir: &str) -> Result<Option<u64>> {
     let Some(n) = segments(fs, dir)?.pop() else { return Ok(None) };
     let file = match fs.open_log(&format!("{dir}/{n}")) {
-        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) if error.is_loss() => return Ok(None),
         other => other?,
     };
     let mut bytes = vec![0; CHUNK];
@@ -89,6 +100,21 @@ pub fn ended_at(fs: &dyn Fs, dir: &str) -> Result<Option<u64>> {
     }
 }
 
+/// Is there a record in a log that is not its END? Asked of the sizes alone, as `ended_at`.
+pub fn has_data(fs: &dyn Fs, dir: &str) -> Result<bool> {
+    for n in segments(fs, dir)? {
+        let file = match fs.open_log(&format!("{dir}/{n}")) {
+            Err(error) if error.is_loss() => continue,
+            other => other?,
+        };
+        let mut word = [0; 4];
+        if file.read_at(&mut word, HEADER as u64)? == word.len() && !is_end(&word) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// A segment file as it was found, checked from its first byte to its last valid record.
 pub(crate) struct Found {
     pub(crate) header: Header,
@@ -104,7 +130,10 @@ pub(crate) struct Found {
 /// Opens segment `n` and checks every record; `None` if its header is not of
 /// this place, or has no record behind it that proves it.
 pub(crate) fn find(fs: &dyn Fs, dir: &str, keys: &JobKeys, stream: Stream, n: u64) -> Result<Option<Found>> {
-    let file = fs.open_log(&format!("{dir}/{n}"))?;
+    let file = match fs.open_log(&format!("{dir}/{n}")) {
+        Err(Error::Damaged { .. }) => return Ok(None),
+        other => other?,
+    };
     let mut buffer = vec![0; CHUNK + RECORD + OVERHEAD];
     let mut filled = file.read_at(&mut buffer, 0)?;
     let header = match Header::parse(&buffer[..filled]) {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::atomic::Disk;
-use crate::fs::{Entry, Error, Free, Lock};
+use crate::fs::{Entry, Error, Free, Lock, Stat};
 use crate::name::{Chan, MsgId, Role, Username};
 use crate::segment::{EndKind, SEGMENT};
 use std::path::PathBuf;
@@ -39,6 +39,9 @@ impl LogFile for SmallLog {
     }
     fn size(&self) -> Result<u64> {
         self.file.size()
+    }
+    fn is_at(&self, path: &str) -> Result<bool> {
+        self.file.is_at(path)
     }
     fn sync(&self) -> Result<()> {
         self.file.sync()
@@ -80,8 +83,8 @@ impl Fs for Small {
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
         self.disk.read(path, max)
     }
-    fn size(&self, path: &str) -> Result<Option<u64>> {
-        self.disk.size(path)
+    fn stat(&self, path: &str) -> Result<Option<Stat>> {
+        self.disk.stat(path)
     }
     fn list(&self, path: &str) -> Result<Vec<Entry>> {
         self.disk.list(path)

@@ -116,6 +116,7 @@ pub fn queue(
         job: job.is_some_and(|job| job.role == Role::Sender),
         receipt: receipt_in(mark(fs, &job_dir, Mark::Receipt)?),
         cancel: there(&job_dir, Mark::Cancel)? || there(&job_dir, Mark::Done)?,
+        wanted: is_wanted(fs, msgid)?,
         too_old: idle(fs, &dir, owner.as_ref(), &[])? > ages.idle_max,
     })
 }
@@ -155,7 +156,7 @@ pub fn rqueue(fs: &dyn Fs, msgid: MsgId, ages: &Ages) -> Result<RqueueSeen> {
         Ok(Some(said.digest) == digest(fs, &format!("{dir}/{SEALED}"), SEALED_MAX)?)
     };
     Ok(RqueueSeen {
-        job: fs.is_there(&Place::Jobs.dir(msgid))?,
+        job: fs.is_dir(&Place::Jobs.dir(msgid))?,
         cancel: there(Mark::Cancel)?,
         too_old: idle(fs, &dir, owner.as_ref(), &[])? > ages.idle_max,
         owner: owner.is_some(),
@@ -178,24 +179,61 @@ pub fn sender(fs: &dyn Fs, msgid: MsgId, ages: &Ages, owner: &Owner, keys: bool,
         broken |= fs.is_there(&format!("{}/broken", log(chan)))?;
     }
     let there = |mark: Mark| fs.is_there(&format!("{dir}/{}", mark.name()));
-    let input_ended = log::ended_at(fs, &layout::log_out(msgid, Chan::STDIN))?.is_some();
-    let detached = detached(fs, msgid)?;
     Ok(SenderSeen {
         key: keys,
-        queue: fs.is_there(&Place::Queue.dir(msgid))?,
+        queue: fs.is_dir(&Place::Queue.dir(msgid))?,
+        held: fs.is_there(&layout::hold(msgid))?,
         receipt,
-        // The mark is a hint: after another boot it may be lost, so it counts as there.
-        sent: there(Mark::Sent)? || owner.boot != clock::boot(),
+        sent: may_have_left(fs, msgid, owner)?,
         cancel: there(Mark::Cancel)?,
-        wanted: fs.is_locked(&format!("{dir}/{PLUMB}"))? || detached.is_some_and(|input| input_ended || !input),
+        wanted: is_wanted(fs, msgid)?,
+        attended: is_attended(fs, msgid)?,
         ended: all_ended,
         control_ended: ended(Chan::CONTROL)?,
         broken,
-        input_ended,
+        input_ended: input_ended(fs, msgid)?,
         patience_over: false,
         done: there(Mark::Done)?,
         too_old: idle(fs, &dir, Some(owner), &[Mark::Cancel, Mark::Done])? > ages.idle_max,
     })
+}
+
+/// Does a living `plumb` hold the lock of a job that we asked for?
+pub fn is_attended(fs: &dyn Fs, msgid: MsgId) -> Result<bool> {
+    fs.is_locked(&Place::Jobs.file(msgid, PLUMB))
+}
+
+/// Does somebody wait for a job that we asked for, or is it to go on by itself?
+fn is_wanted(fs: &dyn Fs, msgid: MsgId) -> Result<bool> {
+    Ok(match detached(fs, msgid)? {
+        Some(false) => true,
+        Some(true) if input_ended(fs, msgid)? => true,
+        Some(true) | None => is_attended(fs, msgid)?,
+    })
+}
+
+/// Has our own input of a job its END?
+fn input_ended(fs: &dyn Fs, msgid: MsgId) -> Result<bool> {
+    Ok(log::ended_at(fs, &layout::log_out(msgid, Chan::STDIN))?.is_some())
+}
+
+/// May a `snd` of this message have left? "Not started" is said only where this
+/// is false, so whatever the recipient can have caused counts beside the mark
+/// `sent`. That is a hint: after another boot it may be lost, so it counts as there.
+pub fn may_have_left(fs: &dyn Fs, msgid: MsgId, owner: &Owner) -> Result<bool> {
+    let dir = Place::Jobs.dir(msgid);
+    let marks = [(&dir, Mark::Sent), (&dir, Mark::Receipt), (&Place::Queue.dir(msgid), Mark::SendOk)];
+    for (dir, mark) in marks {
+        if fs.is_there(&format!("{dir}/{}", mark.name()))? {
+            return Ok(true);
+        }
+    }
+    for &chan in Role::Recipient.produces() {
+        if !log::segments(fs, &layout::log_in(msgid, chan))?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(owner.boot != clock::boot())
 }
 
 /// Is this job to live without a `plumb`? Says then whether its input had its
@@ -229,7 +267,7 @@ pub fn recipient(
         unclean: there(ONETIME)? || there(SEALED)? || !has(Mark::RecvOk)?,
         acked: has(Mark::Acked)?,
         cancel: has(Mark::Cancel)?,
-        started: has(Mark::RunStarted)?,
+        started: has(Mark::RunStarted)? || has_spoken(fs, msgid)?,
         exit: has(Mark::RunExit)?,
         outputs_ended: stdout.is_some() && stderr.is_some(),
         control_ended: control.is_some(),
@@ -240,6 +278,16 @@ pub fn recipient(
         too_old: idle > ages.idle_max,
         tombstone_old: idle > ages.tombstone,
     })
+}
+
+/// Does output of the command lie in its logs? Then it was started, whatever became of the mark.
+pub fn has_spoken(fs: &dyn Fs, msgid: MsgId) -> Result<bool> {
+    for chan in [Chan::STDOUT, Chan::STDERR] {
+        if log::has_data(fs, &layout::log_out(msgid, chan))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The keys of a job that we asked for, from its secret under the spool key;

@@ -133,6 +133,8 @@ pub struct QueueSeen {
     pub receipt: bool,
     /// The job is cancelled or done: nothing may leave any more.
     pub cancel: bool,
+    /// A living `plumb` holds the job's lock, or the job is detached.
+    pub wanted: bool,
     /// Nobody wanted it for its maximum age.
     pub too_old: bool,
 }
@@ -150,6 +152,8 @@ pub enum QueuePhase {
     Doubted(Mark),
     /// Its job is cancelled or done.
     Cancelled,
+    /// Nobody waits for its job, which is about to be cancelled for that.
+    Unwanted,
     /// The message itself is lost.
     Lost,
     /// Waited too long.
@@ -181,6 +185,9 @@ impl QueueSeen {
         }
         if self.cancel {
             return QueuePhase::Cancelled;
+        }
+        if !self.wanted {
+            return QueuePhase::Unwanted;
         }
         if !self.message {
             return QueuePhase::Lost;

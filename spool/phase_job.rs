@@ -8,6 +8,8 @@ pub struct SenderSeen {
     pub key: bool,
     /// `queue/<msgid>` is here.
     pub queue: bool,
+    /// The message lies in `hold/`: somebody put it aside.
+    pub held: bool,
     /// The valid receipt is durable.
     pub receipt: bool,
     /// A `snd` may have left.
@@ -16,6 +18,8 @@ pub struct SenderSeen {
     pub cancel: bool,
     /// A living `plumb` holds its lock, or the job is detached.
     pub wanted: bool,
+    /// A living `plumb` holds its lock.
+    pub attended: bool,
     /// END is held on every incoming log.
     pub ended: bool,
     /// END is held on the incoming control channel, and our input broke off: no
@@ -58,7 +62,8 @@ pub enum SenderPhase {
     Live,
     /// The message is on its way.
     Waiting,
-    /// Neither message nor receipt is here yet: a living `plumb` is about to queue it.
+    /// Neither message nor receipt is here: a living `plumb` is about to queue
+    /// it, or it lies in `hold/`.
     Unqueued,
 }
 
@@ -84,11 +89,16 @@ impl SenderSeen {
         }
         match (self.receipt, self.queue, self.wanted) {
             (true, _, true) => SenderPhase::Live,
+            // The queue has let go of it, so its receipt was here and is damaged: the
+            // recipient says whether it has the job.
+            (false, false, true) if self.sent && !self.held => SenderPhase::Live,
+            (false, false, true) if self.attended || self.held => SenderPhase::Unqueued,
+            // Detached, and the message is lost that nobody has got.
+            (false, false, true) => SenderPhase::ToCancel,
             (true, _, false) if !self.input_ended => SenderPhase::Abandoned,
             (true, _, false) if self.control_ended || self.patience_over => SenderPhase::ToCancel,
             (true, _, false) => SenderPhase::Ending,
             (false, true, true) => SenderPhase::Waiting,
-            (false, false, true) => SenderPhase::Unqueued,
             (false, _, false) => SenderPhase::ToCancel,
         }
     }
@@ -107,7 +117,7 @@ pub struct RecipientSeen {
     pub acked: bool,
     /// It is to end.
     pub cancel: bool,
-    /// The command may have been started.
+    /// The command may have been started: `run.started` is here, or output of it.
     pub started: bool,
     /// How it ended is durable.
     pub exit: bool,
@@ -144,7 +154,7 @@ pub enum RecipientPhase {
     Unclean,
     /// Nothing more will come of it: the outcome is to be made final.
     ToFinish,
-    /// Nothing happened for too long, or nobody knows any more whose it is: cancel.
+    /// Nothing happened for too long, or what is needed to go on is lost: cancel.
     ToCancel,
     /// To end; the living keeper kills.
     Ending,
@@ -169,9 +179,10 @@ impl RecipientSeen {
         if self.unclean && self.owner && self.message {
             return RecipientPhase::Unclean;
         }
-        match (self.keeper, self.cancel, self.too_old || !self.owner) {
+        match (self.keeper, self.cancel, self.too_old || !self.owner || !self.message) {
             (true, true, _) => return RecipientPhase::Ending,
-            // Without an owner nobody can be asked for the rest of the input.
+            // Without an owner nobody can be asked for the rest of the input, and
+            // without the message, which has the secret, nobody can open it.
             (true, false, true) => return RecipientPhase::ToCancel,
             (true, false, false) => return RecipientPhase::Live,
             (false, true, _) => return RecipientPhase::ToFinish,

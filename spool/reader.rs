@@ -72,6 +72,8 @@ impl Reader {
             let file = match fs.open_log(&format!("{dir}/{n}")) {
                 // The copy has just removed it: it lies below what was read.
                 Err(error) if error.is_absent() => continue,
+                // The copy will pull it anew.
+                Err(Error::Damaged { .. }) => continue,
                 other => other?,
             };
             let mut bytes = [0; HEADER];
@@ -126,9 +128,31 @@ impl Reader {
                     return Err(Error::damaged(&self.dir, what));
                 }
                 Item::Nothing if self.fs.exists(&format!("{}/broken", self.dir)) => return Ok(Item::Broken),
+                Item::Nothing if self.is_replaced()? => self.reopen()?,
+                // Nobody can have read beyond the end.
+                Item::End(_) if self.offset < self.resume => {
+                    let what = format!("was read up to {}, and ends at {}", self.resume, self.offset);
+                    return Err(Error::damaged(&self.dir, what));
+                }
                 _ => return Ok(item),
             }
         }
+    }
+
+    /// Is the present segment another file by now? The copy pulled it anew, for the old one was lost.
+    fn is_replaced(&self) -> Result<bool> {
+        let Some((_, file)) = &self.current else { return Ok(false) };
+        let path = format!("{}/{}", self.dir, self.n);
+        Ok(!file.is_at(&path)? && self.fs.is_there(&path)?)
+    }
+
+    /// Goes on in the files that are here now, after what was given already.
+    fn reopen(&mut self) -> Result<()> {
+        let (fs, given) = (self.fs.clone(), self.offset);
+        let anew = Reader::begin(fs, &self.dir, self.keys.clone(), self.stream, |header| header.base <= given)?;
+        let (told, told_at, skip) = (self.told, self.told_at, self.skip);
+        *self = Reader { resume: given.max(self.resume), skip, told, told_at, ..anew };
+        Ok(())
     }
 
     fn look(&mut self) -> Result<Item> {

@@ -51,7 +51,11 @@ impl Writer {
     /// before there is something to append.
     pub fn open(fs: Arc<dyn Fs>, dir: &str, keys: JobKeys, stream: Stream) -> Result<Writer> {
         let numbers = segments(&*fs, dir)?;
-        let found = last_valid(&*fs, dir, &keys, stream, |path| cut(&mut *fs.open_log(path)?, 0))?;
+        let found = last_valid(&*fs, dir, &keys, stream, |path| match fs.open_log(path) {
+            // Its number is not used again, and its consumer learns that it is gone.
+            Err(Error::Damaged { .. }) => fs.aside(path),
+            other => cut(&mut *other?, 0),
+        })?;
         let n = numbers.last().map_or(0, |last| last.saturating_add(1));
         let mut closed = VecDeque::new();
         for &n in numbers.iter().filter(|&&n| found.as_ref().is_some_and(|found| n < found.header.n)) {

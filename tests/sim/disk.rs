@@ -7,7 +7,7 @@
 //! power cut leaves is decided in `cut.rs`, from what was synced.
 
 use super::cut::{Change, Journal, Media};
-use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result, is_hidden};
+use spool::fs::{self, Entry, Error, Free, Fs, Lock, LogFile, Result, Stat, is_hidden};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -19,6 +19,8 @@ pub type Id = usize;
 pub type Process = usize;
 const ROOT: Id = 0;
 const SICK: &str = "sick";
+const EIO: i32 = 5;
+const EMFILE: i32 = 24;
 
 /// What is to happen at an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum Fault {
     Short,
     /// A sync fails, this time.
     Unsynced,
+    /// No descriptor is left to make a file with, or to sync one, this time.
+    Shortage,
 }
 
 /// What one operation is, as far as faults are concerned.
@@ -181,9 +185,13 @@ impl Op<'_> {
             }
             (Fault::Unsynced, Kind::Sync) => {
                 strike(state);
-                Err(Error::io("sync", path, std::io::Error::from_raw_os_error(5)))
+                Err(Error::unsynced(path, std::io::Error::from_raw_os_error(EIO)))
             }
-            (Fault::KillHalfway | Fault::Full | Fault::Short | Fault::Unsynced, _) => Ok(false),
+            (Fault::Shortage, Kind::Make | Kind::Sync) => {
+                strike(state);
+                Err(Error::io("open", path, std::io::Error::from_raw_os_error(EMFILE)))
+            }
+            (Fault::KillHalfway | Fault::Full | Fault::Short | Fault::Unsynced | Fault::Shortage, _) => Ok(false),
         }
     }
 
@@ -594,12 +602,12 @@ impl Fs for SimDisk {
         }
     }
 
-    fn size(&self, path: &str) -> Result<Option<u64>> {
+    fn stat(&self, path: &str) -> Result<Option<Stat>> {
         let op = self.op();
         op.up(path)?;
         Ok(op.state.find(path).map(|id| match &op.state.nodes[id] {
-            Node::File(media) => media.new.len() as u64,
-            Node::Dir { .. } => 4096,
+            Node::File(media) => Stat { kind: fs::Kind::File, size: media.new.len() as u64 },
+            Node::Dir { .. } => Stat { kind: fs::Kind::Dir, size: 4096 },
         }))
     }
 
@@ -707,6 +715,12 @@ impl LogFile for SimLog {
         op.up(&self.path)?;
         let Node::File(media) = &op.state.nodes[self.id] else { return Err(absent("look at", &self.path)) };
         Ok(media.new.len() as u64)
+    }
+
+    fn is_at(&self, path: &str) -> Result<bool> {
+        let op = self.disk.op();
+        op.up(path)?;
+        Ok(op.state.find(path) == Some(self.id))
     }
 
     fn sync(&self) -> Result<()> {

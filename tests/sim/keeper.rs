@@ -131,7 +131,7 @@ impl Keeper {
         match self.try_step(person) {
             Ok(()) => {}
             // Tried again, as `patiently` does.
-            Err(error) if error.is_full() => {}
+            Err(error) if error.passes().is_some() => {}
             // The next keeper runs it again.
             Err(_) if self.running.as_ref().is_some_and(|running| running.job.repeat) && self.ending.is_none() => {
                 self.leave()
@@ -185,12 +185,13 @@ impl Keeper {
             self.ledger.note(|lived| lived.runs += 1);
         }
         let known = |username: &spool::name::Username| {
-            (*username == person.peer.username).then(|| gluepot::Known {
+            Ok((*username == person.peer.username).then(|| gluepot::Known {
                 name: person.peer.name.to_string(),
                 policy: person.peer.policy.clone(),
                 digest: Digest::of(b"policy"),
                 quota: spool::usage::WHOLE_LOG,
-            })
+                age: Duration::MAX,
+            }))
         };
         match begin(&self.site, self.msgid, &known, self.arrival)? {
             Begin::Nothing | Begin::Ended(_) => self.end(),

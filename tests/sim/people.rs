@@ -6,7 +6,7 @@ use r#loop::net::Remote;
 use r#loop::peers::Known;
 use spool::crypto::{Key, SpoolKey};
 use spool::home::{Peer, Policy, Settings};
-use spool::name::Username;
+use spool::name::{Digest, Username};
 use std::sync::{Arc, OnceLock};
 
 /// The sender in these stories.
@@ -61,7 +61,8 @@ fn person(identity: Identity, other: &Identity, name: &str) -> Person {
     let name: spool::name::PeerName = name.parse().expect("a peer's name");
     let username = other.username().clone();
     let policy = Policy { shell: true, ..Policy::default() };
-    let peer = Peer { name: name.clone(), username: username.clone(), policy, request_key: pair.request_in.clone() };
+    let (digest, request_key) = (Digest::of(b"policy"), pair.request_in.clone());
+    let peer = Peer { name: name.clone(), username: username.clone(), policy, digest, request_key };
     let known =
         Arc::new(Known { name, remote: Remote { username, addresses: Vec::new() }, pair, policy: Default::default() });
     let (spool_key, spool) = (SpoolKey(Key::random()), SimDisk::new());

@@ -104,7 +104,7 @@ impl Plumb {
         match self.try_step() {
             Ok(()) => {}
             // Waits for room.
-            Err(error) if error.is_full() => {}
+            Err(error) if error.passes().is_some() => {}
             Err(_) if self.disk.is_dead() => {}
             Err(_) => {
                 let outcome = if self.queued { self.cancel() } else { Outcome::NotStarted };

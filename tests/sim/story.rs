@@ -241,6 +241,14 @@ fn any_sync_may_fail() {
     all_kept(strike_all(Fault::Unsynced, 0..1, nothing));
 }
 
+/// A file that could not be opened to be synced was taken for lost, and its job cancelled.
+#[test]
+fn any_operation_may_find_no_descriptor() {
+    for prepare in [nothing, batch, repeat] {
+        all_kept(strike_all(Fault::Shortage, 0..1, prepare));
+    }
+}
+
 fn batch(two: &mut Two) {
     two.batch = true;
 }

@@ -210,6 +210,7 @@ impl Sender {
             job: asked.is_some(),
             receipt: asked.is_some_and(|asked| asked.receipt == Slip::Valid),
             cancel: asked.is_some_and(|asked| asked.cancel || asked.done != Told::Absent),
+            wanted: asked.is_some_and(|asked| asked.wanted),
             too_old: world.sender_old,
         })
     }
@@ -220,10 +221,12 @@ impl Sender {
         Some(SenderSeen {
             key: asked.key,
             queue: self.queue.is_some(),
+            held: false,
             receipt: asked.receipt == Slip::Valid,
-            sent: asked.sent,
+            sent: self.may_have_left(),
             cancel: asked.cancel,
             wanted: asked.wanted,
+            attended: asked.wanted,
             ended: asked.control && asked.outputs,
             control_ended: asked.control && asked.input == Input::Aborted,
             broken: asked.broken,
@@ -232,6 +235,13 @@ impl Sender {
             done: asked.done != Told::Absent,
             too_old: world.sender_old,
         })
+    }
+
+    /// As `look::may_have_left`.
+    pub fn may_have_left(self) -> bool {
+        let sealed = self.queue.is_some_and(|queue| queue.ok != Belief::Absent);
+        let heard = |asked: Asked| asked.sent || asked.receipt != Slip::Absent || asked.control || asked.outputs;
+        sealed || self.asked().is_some_and(heard)
     }
 
     /// As `look::recipient`, which looks at a job without an owner.

@@ -76,7 +76,11 @@ impl Sender {
         }
         match seen.phase() {
             SenderPhase::Ended if !world.uncollected => push(Deed::Take),
-            SenderPhase::Unqueued => push(if seen.sent { Deed::Miss } else { Deed::Enqueue }),
+            SenderPhase::Unqueued => push(Deed::Enqueue),
+            // The message is gone from the queue, and no receipt came.
+            SenderPhase::Live if !seen.queue && self.asked().is_some_and(|asked| asked.receipt == Slip::Absent) => {
+                push(Deed::Miss);
+            }
             _ => {}
         }
         if seen.wanted && !seen.input_ended && !seen.done && !seen.cancel && seen.key {
@@ -133,7 +137,7 @@ impl Sender {
 
     /// The outcome that `done` gets.
     fn outcome(self, step: Step, heard: Heard) -> Told {
-        let unsent = self.asked().is_some_and(|asked| !asked.sent && asked.receipt != Slip::Valid && !asked.control);
+        let unsent = self.asked().is_some() && !self.may_have_left();
         match (step, heard) {
             (Step::Asked(SenderStep::Finish), _) if unsent => Told::Idle,
             (Step::Queue(_) | Step::Asked(SenderStep::Cxl | SenderStep::Stream), Heard::OutcomeIdle) => Told::Idle,

@@ -3,6 +3,7 @@
 
 use spool::atomic::Disk;
 use spool::crypto::Key;
+use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::home::Home;
 use spool::layout::{Owner, PEER, Place};
@@ -55,6 +56,7 @@ pub fn site(stock: usize) -> Site {
         write(&format!("peers/{peer}/request.key"), &Digest(key(peer).0).to_string());
         write(&format!("peers/{peer}/peer.toml"), "");
     }
+    home.name_spool(&home.make_spool().unwrap()).unwrap();
     let fs = home.open_spool().unwrap();
     for n in 0..stock {
         let dir = format!("onetime/{}", KeyId(std::array::from_fn(|at| if at == 0 { n as u8 } else { 7 })));
@@ -73,8 +75,11 @@ impl Site {
         owner.facts().hint(&*self.fs, &place.file(msgid, PEER)).unwrap();
     }
 
+    /// A file of a message or job; lines of facts get their checksum.
     pub fn file(&self, place: Place, msgid: MsgId, name: &str, text: &str) {
-        self.fs.hint(&place.file(msgid, name), text.as_bytes()).unwrap();
+        let path = place.file(msgid, name);
+        let content = if text.contains('=') { Facts::parse(text.as_bytes()).content(&path) } else { text.into() };
+        self.fs.hint(&path, &content).unwrap();
     }
 
     /// A job of Alice's that we run, with an outgoing log for this channel.
