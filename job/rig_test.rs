@@ -116,7 +116,7 @@ impl Rig {
         let keys = JobKeys { secret: Key([9; 32]), sender: sender(), recipient: ours(), msgid };
         let message = message::write(&keys.secret, &start).unwrap();
         let owner = Owner::new(&*disk, sender(), Role::Recipient, None).unwrap();
-        disk.hint(&format!("{dir}/{PEER}"), owner.facts().to_string().as_bytes()).unwrap();
+        owner.facts().hint(&*disk, &format!("{dir}/{PEER}")).unwrap();
         disk.hint(&format!("{dir}/{MESSAGE}"), &spool_key().seal(&rest_label(MESSAGE, msgid), &message)).unwrap();
         disk.hint(&format!("{dir}/{}", Mark::RecvOk.name()), b"").unwrap();
 

@@ -39,12 +39,11 @@ pub fn prepare(
     let owner = Owner::new(fs, recipient.clone(), Role::Sender, Some(Digest::of(&message)))?;
     let (job, queued) = (Hidden::new(Place::Jobs, msgid), Hidden::new(Place::Queue, msgid));
     let made = (|| {
-        let peer = owner.facts().to_string().into_bytes();
         let key = spool_key.seal(&rest_label(KEY, msgid), &secret.0);
         let message = spool_key.seal(&rest_label(MESSAGE, msgid), &message);
-        job.write(fs, &[(PEER, &peer), (KEY, &key)])?;
+        job.write(fs, &owner, &[(KEY, &key)])?;
         start.priority.note(fs, &job.hidden)?;
-        queued.write(fs, &[(PEER, &peer), (MESSAGE, &message), (Mark::SendReq.name(), b"")])?;
+        queued.write(fs, &owner, &[(MESSAGE, &message), (Mark::SendReq.name(), b"")])?;
         for (side, producer) in [("out", Role::Sender), ("in", Role::Recipient)] {
             for chan in producer.produces() {
                 spool::layout::make_dirs(fs, &job.file(&format!("{side}/{chan}")))?;
@@ -77,8 +76,9 @@ impl Hidden {
         format!("{}/{name}", self.hidden)
     }
 
-    fn write(&self, fs: &dyn Fs, files: &[(&str, &[u8])]) -> Result<(), Error> {
+    fn write(&self, fs: &dyn Fs, owner: &Owner, files: &[(&str, &[u8])]) -> Result<(), Error> {
         fs.make_dir(&self.hidden)?;
+        owner.facts().hint(fs, &self.file(PEER))?;
         files.iter().try_for_each(|(name, bytes)| Ok(fs.hint(&self.file(name), bytes)?))
     }
 

@@ -185,12 +185,12 @@ impl Rig {
     pub fn submitted(&self) -> &Rig {
         let digest = Some(Digest::of(MESSAGE_TEXT));
         let peer: Username = self.known.remote.username.clone();
-        let owner = Owner::new(&*self.disk, peer, Role::Sender, digest).unwrap().facts().to_string();
+        let owner = Owner::new(&*self.disk, peer, Role::Sender, digest).unwrap().facts();
         let sealed = |name: &str, text: &[u8]| self.world.spool_key.seal(&rest_label(name, MSGID), text);
         for (place, name, text) in [(Place::Jobs, KEY, &self.keys.secret.0[..]), (Place::Queue, MESSAGE, MESSAGE_TEXT)]
         {
             layout::make_dirs(&*self.disk, &place.dir(MSGID)).unwrap();
-            self.disk.hint(&place.file(MSGID, PEER), owner.as_bytes()).unwrap();
+            owner.hint(&*self.disk, &place.file(MSGID, PEER)).unwrap();
             self.disk.hint(&place.file(MSGID, name), &sealed(name, text)).unwrap();
         }
         layout::make_dirs(&*self.disk, &Place::Jobs.file(MSGID, "out/1")).unwrap();

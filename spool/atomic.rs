@@ -148,11 +148,33 @@ impl Disk {
         rustix::fs::renameat_with(&self.root, from, &self.root, to, flags).map_err(|errno| Error::io(verb, to, errno))
     }
 
-    /// Syncs a file or a directory, whichever it is.
-    fn sync_one(&self, path: &str) -> Result<()> {
+    /// Opens a file or a directory to be synced. A change whose last act is a sync
+    /// opens first: short of descriptors, it fails while nothing is changed.
+    fn opened<'a>(&self, path: &'a str) -> Result<Opened<'a>> {
         let fd = self.fd("open", path, OFlags::RDONLY | OFlags::NONBLOCK)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io("look at", path, errno))?;
-        self.synced(path, || if kind(stat.st_mode) == Kind::File { fdatasync(&fd) } else { fsync(&fd) })
+        Ok(Opened { path, fd, kind: kind(stat.st_mode) })
+    }
+
+    fn sync_one(&self, Opened { path, fd, kind }: &Opened) -> Result<()> {
+        self.synced(path, || if *kind == Kind::File { fdatasync(fd) } else { fsync(fd) })
+    }
+
+    /// Syncs all of these, and says the worst of what happened. Syncs that are
+    /// under way together share one commit of the journal.
+    fn sync_open(&self, opened: Vec<Opened>) -> Result<()> {
+        let Some((first, others)) = opened.split_first() else { return Ok(()) };
+        std::thread::scope(|scope| {
+            let start = |other| (other, spawn(scope, move || self.sync_one(other)).ok());
+            let others: Vec<_> = others.iter().map(start).collect();
+            let first = self.sync_one(first);
+            let others = others.into_iter().map(|(other, thread)| match thread {
+                Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // The system has no thread for it.
+                None => self.sync_one(other),
+            });
+            others.fold(first, worse)
+        })
     }
 
     /// Syncs an open file. A failure makes the spool sick.
@@ -190,8 +212,9 @@ impl Disk {
 
 impl Fs for Disk {
     fn commit(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let parent = self.opened(parent(path))?;
         self.place("commit", path, bytes, true, RenameFlags::NOREPLACE)?;
-        self.sync_dir(parent(path))
+        self.sync_open(vec![parent])
     }
 
     fn hint(&self, path: &str, bytes: &[u8]) -> Result<()> {
@@ -214,9 +237,12 @@ impl Fs for Disk {
         let files: Vec<String> = files.iter().map(|name| format!("{from}/{name}")).collect();
         self.sync_all(&files.iter().map(String::as_str).collect::<Vec<_>>())?;
         self.sync_dir(from)?;
+        let mut parents = vec![self.opened(parent(to))?];
+        if parent(to) != parent(from) {
+            parents.push(self.opened(parent(from))?);
+        }
         self.renamed("commit", from, to, RenameFlags::NOREPLACE)?;
-        let parents = [parent(to), parent(from)];
-        self.sync_all(if parents[0] == parents[1] { &parents[..1] } else { &parents })
+        self.sync_open(parents)
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -245,31 +271,21 @@ impl Fs for Disk {
     }
 
     fn sync_all(&self, paths: &[&str]) -> Result<()> {
-        // Syncs that are under way together share one commit of the journal.
-        match paths {
-            [] => Ok(()),
-            [path] => self.sync_one(path),
-            _ if paths.len() > SYNCS_MAX => paths.chunks(SYNCS_MAX).try_for_each(|some| self.sync_all(some)),
-            [path, others @ ..] => std::thread::scope(|scope| {
-                let start = |&other| (other, spawn(scope, move || self.sync_one(other)).ok());
-                let others: Vec<_> = others.iter().map(start).collect();
-                let first = self.sync_one(path);
-                let lost = |_| Error::unsynced(path, std::io::Error::other("the thread is gone"));
-                let results = others.into_iter().map(|(other, thread)| {
-                    // Without a thread, or a descriptor beside all others, it goes alone.
-                    match thread.map(|thread| thread.join().map_err(lost).and_then(|synced| synced)) {
-                        Some(Err(error)) if error.is_shortage() => self.sync_one(other),
-                        Some(synced) => synced,
-                        None => self.sync_one(other),
-                    }
-                });
-                let others = results.fold(Ok(()), worse);
-                match first {
-                    Err(error) if error.is_shortage() => worse(self.sync_one(path), others),
-                    first => worse(first, others),
+        let mut opened = Vec::with_capacity(paths.len().min(SYNCS_MAX));
+        for path in paths {
+            match self.opened(path) {
+                // There is no descriptor for it beside the others.
+                Err(error) if error.is_shortage() && !opened.is_empty() => {
+                    self.sync_open(std::mem::take(&mut opened))?;
+                    opened.push(self.opened(path)?);
                 }
-            }),
+                other => opened.push(other?),
+            }
+            if opened.len() == SYNCS_MAX {
+                self.sync_open(std::mem::take(&mut opened))?;
+            }
         }
+        self.sync_open(opened)
     }
 
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
@@ -364,6 +380,13 @@ impl Fs for Disk {
         let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
         Ok(Free { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes })
     }
+}
+
+/// What is open to be synced.
+struct Opened<'a> {
+    path: &'a str,
+    fd: OwnedFd,
+    kind: Kind,
 }
 
 struct DiskLog {
@@ -516,11 +539,7 @@ fn parent(path: &str) -> &str {
 
 /// Of two syncs, the one that lost more.
 fn worse(one: Result<()>, other: Result<()>) -> Result<()> {
-    match (one, other) {
-        (Err(lost), _) | (Ok(()), Err(lost)) if lost.is_unsynced() => Err(lost),
-        (Err(_), Err(lost)) if lost.is_unsynced() => Err(lost),
-        (one, other) => one.and(other),
-    }
+    if other.as_ref().is_err_and(Error::is_unsynced) { other } else { one.and(other) }
 }
 
 /// Does `path` lead to the file that is open as `fd`?

@@ -48,7 +48,10 @@ enum Kind {
     Make,
     /// Needs room, and may be done in part.
     Write,
+    /// Opens what it syncs.
     Sync,
+    /// Of what is open already.
+    SyncOpen,
     /// Rename, unlink, truncate.
     Change,
 }
@@ -183,7 +186,7 @@ impl Op<'_> {
                 strike(state);
                 Ok(true)
             }
-            (Fault::Unsynced, Kind::Sync) => {
+            (Fault::Unsynced, Kind::Sync | Kind::SyncOpen) => {
                 strike(state);
                 Err(Error::unsynced(path, std::io::Error::from_raw_os_error(EIO)))
             }
@@ -233,11 +236,10 @@ impl Op<'_> {
         Ok(())
     }
 
-    fn sync(&mut self, label: &str, path: &str, id: Id) -> Result<()> {
+    fn sync(&mut self, kind: Kind, label: &str, path: &str, id: Id) -> Result<()> {
         let label = format!("{label} {}", general(path));
-        if let Err(error) = self.operate(Kind::Sync, "sync", path) {
-            let alive = self.up(path).is_ok();
-            if alive && self.state.find(SICK).is_none() {
+        if let Err(error) = self.operate(kind, "sync", path) {
+            if error.is_unsynced() && self.state.find(SICK).is_none() {
                 let id = self.state.nodes.len();
                 self.state.nodes.push(Node::File(Media::whole(format!("sync of {path} failed\n").into_bytes())));
                 self.state.change(&[(ROOT, SICK, Some(id))]);
@@ -257,15 +259,15 @@ impl Op<'_> {
         Ok(())
     }
 
-    fn sync_dir(&mut self, label: &str, path: &str) -> Result<()> {
+    fn sync_dir(&mut self, kind: Kind, label: &str, path: &str) -> Result<()> {
         let (id, _) = self.state.dir("sync", path)?;
-        self.sync(label, path, id)
+        self.sync(kind, label, path, id)
     }
 
     /// Several at once: all are tried, and the first trouble is told.
-    fn sync_all(&mut self, label: &str, paths: &[String]) -> Result<()> {
+    fn sync_all(&mut self, kind: Kind, label: &str, paths: &[String]) -> Result<()> {
         let synced = paths.iter().map(|path| match self.state.find(path) {
-            Some(id) => self.sync(label, path, id),
+            Some(id) => self.sync(kind, label, path, id),
             None => Err(absent("sync", path)),
         });
         synced.collect::<Vec<_>>().into_iter().fold(Ok(()), Result::and)
@@ -311,7 +313,8 @@ impl Op<'_> {
         let temporary = self.temporary(path);
         let id = self.make(verb, &temporary, Node::File(Media::default()))?;
         let written = self.write(verb, path, id, bytes);
-        let synced = written.and_then(|()| if sync { self.sync("commit: file", path, id) } else { Ok(()) });
+        let synced =
+            written.and_then(|()| if sync { self.sync(Kind::SyncOpen, "commit: file", path, id) } else { Ok(()) });
         if synced.is_err() {
             let _ = self.unlink(&temporary);
         }
@@ -525,7 +528,7 @@ impl Fs for SimDisk {
             let _ = op.unlink(&temporary);
             return Err(error);
         }
-        op.sync_dir(&format!("commit: name {}", general(path)), split(path).0)
+        op.sync_dir(Kind::SyncOpen, &format!("commit: name {}", general(path)), split(path).0)
     }
 
     fn hint(&self, path: &str, bytes: &[u8]) -> Result<()> {
@@ -544,20 +547,20 @@ impl Fs for SimDisk {
         let to_general = general(to);
         let sync_files = |op: &mut Op, dir: &str| {
             let paths: Vec<String> = files.iter().map(|name| format!("{dir}/{name}")).collect();
-            op.sync_all(&format!("commit_dir {to_general}: file"), &paths)
+            op.sync_all(Kind::Sync, &format!("commit_dir {to_general}: file"), &paths)
         };
         let mark_first = op.state.broken.mark_first;
         if !mark_first {
             sync_files(&mut op, from)?;
-            op.sync_dir(&format!("commit_dir {to_general}: itself"), from)?;
+            op.sync_dir(Kind::Sync, &format!("commit_dir {to_general}: itself"), from)?;
         }
         op.rename("commit", from, to, false)?;
         let parents = [split(to).0.to_string(), split(from).0.to_string()];
         let parents = if parents[0] == parents[1] { &parents[..1] } else { &parents };
-        op.sync_all(&format!("commit_dir {to_general}: parent"), parents)?;
+        op.sync_all(Kind::SyncOpen, &format!("commit_dir {to_general}: parent"), parents)?;
         if mark_first {
             sync_files(&mut op, to)?;
-            op.sync_dir(&format!("commit_dir {to_general}: itself"), to)?;
+            op.sync_dir(Kind::Sync, &format!("commit_dir {to_general}: itself"), to)?;
         }
         Ok(())
     }
@@ -584,12 +587,12 @@ impl Fs for SimDisk {
     fn sync_dir(&self, path: &str) -> Result<()> {
         let mut op = self.op();
         op.up(path)?;
-        op.sync_dir("sync_dir", path)
+        op.sync_dir(Kind::Sync, "sync_dir", path)
     }
 
     fn sync_all(&self, paths: &[&str]) -> Result<()> {
         let paths: Vec<String> = paths.iter().map(|path| path.to_string()).collect();
-        self.op().sync_all("sync_all", &paths)
+        self.op().sync_all(Kind::Sync, "sync_all", &paths)
     }
 
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
@@ -724,7 +727,7 @@ impl LogFile for SimLog {
     }
 
     fn sync(&self) -> Result<()> {
-        self.disk.op().sync("log", &self.path, self.id)
+        self.disk.op().sync(Kind::SyncOpen, "log", &self.path, self.id)
     }
 
     fn truncate(&mut self, size: u64) -> Result<()> {

@@ -17,6 +17,7 @@ use r#loop::pull::{Pull, Want};
 use r#loop::{incoming, outgoing};
 use spool::atomic::SICK;
 use spool::clock::{Clock, Rng};
+use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{Owner, Place, log_in};
 use spool::log::CopyError;
@@ -139,11 +140,8 @@ impl Machine {
         self.keepers.clear();
         self.disk.restart(seed);
         for (path, bytes) in self.disk.tree() {
-            if path.ends_with("/peer") {
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                let lines = text.lines().map(|line| if line.starts_with("boot=") { "boot=before" } else { line });
-                let text: String = lines.map(|line| format!("{line}\n")).collect();
-                self.disk.plant(&path, text.as_bytes());
+            if let Some(facts) = Facts::believed(&path, &bytes).filter(|_| path.ends_with("/peer")) {
+                self.disk.plant(&path, &facts.with("boot", "before").content(&path));
             }
         }
     }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use r#loop::net::{Answer, Body, Get, Net, NetError, Remote};
 use service::request::{Attended, Desk};
 use spool::clock::Clock;
-use spool::fs::{Fs, LogFile};
+use spool::facts::Facts;
+use spool::fs::{Error, Fs, LogFile};
 use spool::layout::{Owner, Place, SEALED, log_in, log_out};
 use spool::log::segments;
 use spool::look;
@@ -284,11 +285,16 @@ impl Service {
         }
         let known = channel.synced.get(&n).filter(|(of, _)| *of == header).map_or(0, |(_, size)| *size);
         if known <= get.from {
-            // A segment that cannot be made durable is removed, and never offered.
-            if channel.sync(&self.disk, msgid, n, known == 0, &*file).is_err() {
-                let _ = self.disk.remove(&format!("{dir}/{n}"));
-                let _ = self.disk.hint(&Place::Jobs.file(msgid, Mark::Cancel.name()), b"reason=a sync has failed\n");
-                return None;
+            // A segment whose sync failed is removed, and never offered.
+            match channel.sync(&self.disk, msgid, n, known == 0, &*file) {
+                Err(Error::Unsynced { .. }) => {
+                    let _ = self.disk.remove(&format!("{dir}/{n}"));
+                    let reason = Facts::new().with("reason", "a sync has failed");
+                    let _ = reason.hint(&self.disk, &Place::Jobs.file(msgid, Mark::Cancel.name()));
+                    return None;
+                }
+                Err(_) => return Some((503, 0, None, Vec::new())),
+                Ok(()) => {}
             }
             channel.synced.insert(n, (header, size));
         }

@@ -7,7 +7,8 @@ use super::machine::{Fate, Machine};
 use super::net::Wire;
 use super::people::{A, B, people, settings};
 use super::plumb::Plumb;
-use spool::clock::{Clock, Rng};
+use spool::clock::{CLOCK, Clock, Rng};
+use spool::facts::Facts;
 use spool::fs::{Fs, is_hidden};
 use spool::layout::{MESSAGE, Owner, Place, rest_label};
 use spool::look;
@@ -201,7 +202,7 @@ impl Two {
     fn grow_older(&self, seconds: u64) {
         for machine in &self.machines {
             let now = spool::clock::uptime(&machine.disk).expect("it is alive") + seconds;
-            machine.disk.plant("clock", format!("{now}\n").as_bytes());
+            machine.disk.plant(CLOCK, &Facts::new().with("uptime", now).content(CLOCK));
         }
     }
 

@@ -110,7 +110,6 @@ fn a_job_needs_the_order_of_its_marks() {
         (EXIT_AFTER_OUTPUTS, Some("run.exit before END of the outputs")),
         (EXIT_FIRST, Some("EXIT before run.exit")),
         (SENT_FIRST, Some("told \"not started\" of what was started")),
-        (RELOOK, Some("told \"not started\" of what was started")),
         (HOLD_FIRST, Some("output is given up before it is held")),
     ];
     for (rules, wrong) in orders {

@@ -13,7 +13,7 @@ use super::keeper::Deed;
 use super::quotient::Mix;
 use super::receiving;
 use super::recipient::{Exit, Named, Recipient};
-use super::rules::{AUTHENTIC, HOLD_FIRST, RELOOK};
+use super::rules::{AUTHENTIC, HOLD_FIRST};
 use super::sender::{Sender, Told};
 use super::sending;
 use super::words::{Actor, Effect, Heard, Said, Side, Turn, World};
@@ -216,14 +216,12 @@ impl Search {
             return self.follow_sender(&here, turn, Heard::Silence, How::Whole(actor), next);
         };
         // The step was decided before this was put down, and perhaps long ago.
-        let turns = here.sender.turns(&self.world);
-        let again = turns.into_iter().find(|again| again.actor == actor && again.step == turn.step);
-        if actor == Actor::Queue && again.is_none() && !self.world.rules.lacks(RELOOK) {
-            next.push((How::LostQuestion(actor), here));
-            return;
-        }
         let said = match said {
-            Said::SndCurrent | Said::SndStale => again.and_then(|again| again.said).unwrap_or(said),
+            Said::SndCurrent | Said::SndStale => {
+                let turns = here.sender.turns(&self.world);
+                let again = turns.into_iter().find(|again| again.actor == actor && again.step == turn.step);
+                again.and_then(|again| again.said).unwrap_or(said)
+            }
             said => said,
         };
         here.memory.hear(said);

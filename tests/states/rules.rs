@@ -43,9 +43,6 @@ pub const NEVER_AGAIN: u32 = 1 << 13;
 pub const SENT_FIRST: u32 = 1 << 14;
 /// END is held durably before `got` says so.
 pub const HOLD_FIRST: u32 = 1 << 15;
-/// What is put down before a question is followed by another look.
-pub const RELOOK: u32 = 1 << 16;
-
 /// A batch job is started after the END{eof} of its input.
 pub const WHOLE_FIRST: u32 = 1 << 17;
 /// The outputs of what may be run again are offered after `run.exit`.
