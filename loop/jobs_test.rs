@@ -1,10 +1,10 @@
 //! Jobs under the loop, one promise each.
 
+use crate::incoming;
 use crate::jobs::Job;
 use crate::rig_test::{MSGID, Rig, bare};
-use crate::{incoming, outgoing};
 use spool::fs::Fs;
-use spool::layout::{self, KEY, MESSAGE, Owner, PEER, Place};
+use spool::layout::{self, MESSAGE, Owner, PEER, Place};
 use spool::look;
 use spool::name::{Digest, Role};
 use spool::report::Turn;
@@ -13,30 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
-
-/// A file that could not be read (`cp -al` had given it a second link) was taken
-/// for a lost one: our own job for one that we run, and its logs were destroyed;
-/// its message for an orphan, and removed. Nothing is decided while it is so.
-#[tokio::test]
-async fn what_cannot_be_read_is_not_lost() {
-    let rig = Rig::new(Word::Gone, "", |_| bare(404, None));
-    rig.submitted();
-    let aside = rig.directory.path().join("snap");
-    for (place, name) in [(Place::Jobs, PEER), (Place::Jobs, KEY), (Place::Queue, PEER), (Place::Queue, MESSAGE)] {
-        let path = rig.directory.path().join(place.file(MSGID, name));
-        let before = rig.names();
-        std::fs::hard_link(&path, &aside).unwrap();
-        let report = match place {
-            Place::Jobs => Job::new(rig.world.clone(), MSGID).once().await,
-            Place::Queue | Place::Rqueue => outgoing::work(&rig.world, MSGID).await,
-        };
-        assert_eq!((report.turn, report.cause.as_deref()), (Turn::Later, Some("disk")), "{name}: {report:?}");
-        assert!(report.error.unwrap().contains("2 links"));
-        std::fs::remove_file(&aside).unwrap();
-        assert_eq!(rig.names(), before, "{name}");
-    }
-    assert!(rig.disk.exists(&Place::Jobs.file(MSGID, "out")));
-}
 
 /// A peer that could not be read made its jobs look as if they had no receipt.
 #[tokio::test]

@@ -133,7 +133,7 @@ impl Fs for Watched {
 
 /// One home, as a loop sees it.
 pub struct Rig {
-    pub directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
     pub disk: Arc<Watched>,
     pub world: Arc<World<Fake>>,
     pub known: Arc<Known>,
@@ -173,7 +173,7 @@ impl Rig {
         let net = Fake(Arc::new(say), pace.clone());
         let world = World::new(disk.clone(), clock.clone(), clock, net, ours, spool_key, settings, peers);
         let keys = JobKeys { secret: Key([5; 32]), sender, recipient: username, msgid: MSGID };
-        Rig { directory, disk, world: Arc::new(world), known, keys, asks, pace }
+        Rig { _directory: directory, disk, world: Arc::new(world), known, keys, asks, pace }
     }
 
     /// What we pull on a channel of a job that we asked for.

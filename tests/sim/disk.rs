@@ -19,6 +19,8 @@ pub type Id = usize;
 pub type Process = usize;
 const ROOT: Id = 0;
 const SICK: &str = "sick";
+/// The process that looks at a disk from outside.
+const OUTSIDE: Process = 0;
 const EIO: i32 = 5;
 const EMFILE: i32 = 24;
 
@@ -39,6 +41,8 @@ pub enum Fault {
     Unsynced,
     /// No descriptor is left to make a file with, or to sync one, this time.
     Shortage,
+    /// The disk cannot read, this time. Counts looks, not operations.
+    Unread,
 }
 
 /// What one operation is, as far as faults are concerned.
@@ -69,6 +73,8 @@ pub struct Broken {
     pub without_sync: Vec<String>,
     /// `commit_dir` renames first, and syncs the files after that.
     pub mark_first: bool,
+    /// A file that cannot be read is said to be absent.
+    pub blind: bool,
 }
 
 struct State {
@@ -78,6 +84,7 @@ struct State {
     dead: BTreeSet<Process>,
     processes: Process,
     operations: u64,
+    looks: u64,
     fault: Option<(u64, Fault)>,
     /// The operation that was struck, in words.
     struck: Option<String>,
@@ -195,6 +202,23 @@ impl Op<'_> {
                 Err(Error::io("open", path, std::io::Error::from_raw_os_error(EMFILE)))
             }
             (Fault::KillHalfway | Fault::Full | Fault::Short | Fault::Unsynced | Fault::Shortage, _) => Ok(false),
+            (Fault::Unread, _) => Ok(false),
+        }
+    }
+
+    /// Counts a look at what lies here, unless it is one from outside.
+    fn look(&mut self, verb: &'static str, path: &str) -> Result<()> {
+        self.up(path)?;
+        let state = &mut *self.state;
+        state.looks += u64::from(self.process != OUTSIDE);
+        if self.process == OUTSIDE || state.fault != Some((state.looks, Fault::Unread)) {
+            return Ok(());
+        }
+        state.struck = Some(format!("{:?} at {verb} {}", Fault::Unread, general(path)));
+        if state.broken.blind {
+            Err(absent(verb, path))
+        } else {
+            Err(Error::io(verb, path, std::io::Error::from_raw_os_error(EIO)))
         }
     }
 
@@ -348,6 +372,7 @@ impl SimDisk {
             dead: BTreeSet::new(),
             processes: 0,
             operations: 0,
+            looks: 0,
             fault: None,
             struck: None,
             cut: false,
@@ -355,7 +380,7 @@ impl SimDisk {
             labels: BTreeSet::new(),
             names: 0,
         };
-        let disk = SimDisk { state: Arc::new(Mutex::new(state)), process: 0 };
+        let disk = SimDisk { state: Arc::new(Mutex::new(state)), process: OUTSIDE };
         for directory in spool::layout::DIRECTORIES {
             disk.plant_dir(directory);
         }
@@ -395,6 +420,11 @@ impl SimDisk {
     /// Operations so far.
     pub fn operations(&self) -> u64 {
         self.state().operations
+    }
+
+    /// Looks of its processes so far.
+    pub fn looks(&self) -> u64 {
+        self.state().looks
     }
 
     /// Orders a fault at this operation, counted from the beginning.
@@ -596,8 +626,8 @@ impl Fs for SimDisk {
     }
 
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
-        let op = self.op();
-        op.up(path)?;
+        let mut op = self.op();
+        op.look("read", path)?;
         match op.state.find(path).map(|id| &op.state.nodes[id]) {
             Some(Node::File(media)) if media.new.len() <= max => Ok(media.new.clone()),
             Some(_) => Err(Error::damaged(path, "not a file, or too long")),
@@ -606,8 +636,8 @@ impl Fs for SimDisk {
     }
 
     fn stat(&self, path: &str) -> Result<Option<Stat>> {
-        let op = self.op();
-        op.up(path)?;
+        let mut op = self.op();
+        op.look("look at", path)?;
         Ok(op.state.find(path).map(|id| match &op.state.nodes[id] {
             Node::File(media) => Stat { kind: fs::Kind::File, size: media.new.len() as u64 },
             Node::Dir { .. } => Stat { kind: fs::Kind::Dir, size: 4096 },
@@ -615,8 +645,8 @@ impl Fs for SimDisk {
     }
 
     fn list(&self, path: &str) -> Result<Vec<Entry>> {
-        let op = self.op();
-        op.up(path)?;
+        let mut op = self.op();
+        op.look("list", path)?;
         let Ok((_, names)) = op.state.dir("list", path) else { return Ok(Vec::new()) };
         let entry = |(name, id): (&String, &Id)| Entry {
             name: name.clone(),
@@ -631,8 +661,8 @@ impl Fs for SimDisk {
     }
 
     fn open_log(&self, path: &str) -> Result<Box<dyn LogFile>> {
-        let op = self.op();
-        op.up(path)?;
+        let mut op = self.op();
+        op.look("open", path)?;
         let id = op.state.find(path).ok_or_else(|| absent("open", path))?;
         let Node::File(media) = &op.state.nodes[id] else { return Err(Error::damaged(path, "not a file")) };
         let end = media.new.len();
@@ -663,8 +693,8 @@ impl Fs for SimDisk {
     }
 
     fn is_locked(&self, path: &str) -> Result<bool> {
-        let op = self.op();
-        op.up(path)?;
+        let mut op = self.op();
+        op.look("lock", path)?;
         let lock = op.state.find(path).and_then(|id| op.state.locks.get(&id));
         Ok(lock.is_some_and(|(lock, _)| lock.strong_count() > 0))
     }
@@ -704,8 +734,8 @@ impl LogFile for SimLog {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let op = self.disk.op();
-        op.up(&self.path)?;
+        let mut op = self.disk.op();
+        op.look("read", &self.path)?;
         let Node::File(media) = &op.state.nodes[self.id] else { return Err(absent("read", &self.path)) };
         let rest = media.new.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
@@ -714,8 +744,8 @@ impl LogFile for SimLog {
     }
 
     fn size(&self) -> Result<u64> {
-        let op = self.disk.op();
-        op.up(&self.path)?;
+        let mut op = self.disk.op();
+        op.look("look at", &self.path)?;
         let Node::File(media) = &op.state.nodes[self.id] else { return Err(absent("look at", &self.path)) };
         Ok(media.new.len() as u64)
     }

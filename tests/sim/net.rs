@@ -14,10 +14,9 @@ use r#loop::net::{Answer, Body, Get, Net, NetError, Remote};
 use service::request::{Attended, Desk};
 use spool::clock::Clock;
 use spool::facts::Facts;
-use spool::fs::{Error, Fs, LogFile};
+use spool::fs::{self, Error, Fs, LogFile};
 use spool::layout::{Owner, Place, SEALED, log_in, log_out};
 use spool::log::segments;
-use spool::look;
 use spool::name::{Chan, MsgId};
 use spool::phase::Mark;
 use spool::segment::{HEADER, Header};
@@ -233,34 +232,31 @@ impl Service {
                 *said = Some((msgid, ask, reply));
                 (200, 0, None, body)
             }
-            What::Queue(msgid) => self.message(msgid, get).unwrap_or(stranger),
-            What::Seg { msgid, chan, n, got } => self.segment(msgid, chan, n, got, get).unwrap_or(stranger),
+            What::Queue(msgid) => settled(self.message(msgid, get), stranger),
+            What::Seg { msgid, chan, n, got } => settled(self.segment(msgid, chan, n, got, get), stranger),
         }
     }
 
-    fn is_theirs(&self, dir: &str) -> bool {
-        Owner::read(&self.disk, dir)
-            .ok()
-            .flatten()
-            .is_some_and(|owner| owner.username == people()[self.who].peer.username)
+    fn is_theirs(&self, dir: &str) -> fs::Result<bool> {
+        Ok(Owner::read(&self.disk, dir)?.is_some_and(|owner| owner.username == people()[self.who].peer.username))
     }
 
-    fn message(&self, msgid: MsgId, get: &Get) -> Option<Served> {
+    fn message(&self, msgid: MsgId, get: &Get) -> fs::Result<Option<Served>> {
         let dir = Place::Queue.dir(msgid);
-        if !self.is_theirs(&dir) || !look::has(&self.disk, &dir, Mark::SendOk) {
-            return None;
+        if !self.is_theirs(&dir)? || !self.disk.is_there(&format!("{dir}/{}", Mark::SendOk.name()))? {
+            return Ok(None);
         }
-        let file = self.disk.open_log(&Place::Queue.file(msgid, SEALED)).ok()?;
-        let size = file.size().ok()?;
+        let Some(file) = open(&self.disk, &Place::Queue.file(msgid, SEALED))? else { return Ok(None) };
+        let size = file.size()?;
         if get.from >= size {
-            return Some((416, 0, Some(size), Vec::new()));
+            return Ok(Some((416, 0, Some(size), Vec::new())));
         }
-        read(&*file, get, size).map(|bytes| (206, get.from, Some(size), bytes))
+        Ok(Some((206, get.from, Some(size), read(&*file, get, size)?)))
     }
 
-    fn segment(&mut self, msgid: MsgId, chan: Chan, n: u64, got: u64, get: &Get) -> Option<Served> {
-        if !self.is_theirs(&Place::Jobs.dir(msgid)) {
-            return None;
+    fn segment(&mut self, msgid: MsgId, chan: Chan, n: u64, got: u64, get: &Get) -> fs::Result<Option<Served>> {
+        if !self.is_theirs(&Place::Jobs.dir(msgid))? {
+            return Ok(None);
         }
         let new = || Channel { chan, got: 0, synced: HashMap::new(), named: false };
         let channel = self.channels.entry((msgid, chan)).or_insert_with(new);
@@ -269,19 +265,20 @@ impl Service {
             self.desk.got(&people()[self.who].peer, msgid, chan, got);
         }
         let dir = log_out(msgid, chan);
-        let closed = self.disk.exists(&format!("{dir}/{}", n.checked_add(1)?));
-        let file = self.disk.open_log(&format!("{dir}/{n}")).ok()?;
-        let size = file.size().ok()?;
+        let Some(next) = n.checked_add(1) else { return Ok(None) };
+        let closed = self.disk.is_there(&format!("{dir}/{next}"))?;
+        let Some(file) = open(&self.disk, &format!("{dir}/{n}"))? else { return Ok(None) };
+        let size = file.size()?;
         let mut header = [0; HEADER];
-        if file.read_at(&mut header, 0).ok()? < HEADER && !closed {
-            return None;
+        if file.read_at(&mut header, 0)? < HEADER && !closed {
+            return Ok(None);
         }
         if get.from >= size {
-            return Some(match closed {
+            return Ok(Some(match closed {
                 true => (416, 0, Some(size), Vec::new()),
                 false if get.from > size => (416, 0, None, Vec::new()),
                 false => (204, 0, None, Vec::new()),
-            });
+            }));
         }
         let known = channel.synced.get(&n).filter(|(of, _)| *of == header).map_or(0, |(_, size)| *size);
         if known <= get.from {
@@ -291,22 +288,20 @@ impl Service {
                     let _ = self.disk.remove(&format!("{dir}/{n}"));
                     let reason = Facts::new().with("reason", "a sync has failed");
                     let _ = reason.hint(&self.disk, &Place::Jobs.file(msgid, Mark::Cancel.name()));
-                    return None;
+                    return Ok(None);
                 }
-                Err(_) => return Some((503, 0, None, Vec::new())),
-                Ok(()) => {}
+                other => other?,
             }
             channel.synced.insert(n, (header, size));
         }
         let offered = channel.synced.get(&n).map_or(0, |(_, size)| *size).min(size);
-        let bytes = read(&*file, get, offered)?;
-        Some((206, get.from, closed.then_some(size), bytes))
+        Ok(Some((206, get.from, closed.then_some(size), read(&*file, get, offered)?)))
     }
 }
 
 impl Channel {
     /// Makes a segment durable; the first time its name too, and those above a new log.
-    fn sync(&mut self, disk: &SimDisk, msgid: MsgId, n: u64, first: bool, file: &dyn LogFile) -> spool::fs::Result<()> {
+    fn sync(&mut self, disk: &SimDisk, msgid: MsgId, n: u64, first: bool, file: &dyn LogFile) -> fs::Result<()> {
         if !first {
             return file.sync();
         }
@@ -319,12 +314,27 @@ impl Channel {
     }
 }
 
-fn read(file: &dyn LogFile, get: &Get, size: u64) -> Option<Vec<u8>> {
+fn open(disk: &SimDisk, path: &str) -> fs::Result<Option<Box<dyn LogFile>>> {
+    match disk.open_log(path) {
+        Err(error) if error.is_absent() => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// What is answered: whoever has nothing to give is a stranger, and a disk that does not say may say it later.
+fn settled(found: fs::Result<Option<Served>>, stranger: Served) -> Served {
+    match found {
+        Ok(served) => served.unwrap_or(stranger),
+        Err(_) => (503, 0, None, Vec::new()),
+    }
+}
+
+fn read(file: &dyn LogFile, get: &Get, size: u64) -> fs::Result<Vec<u8>> {
     let end = get.until.map_or(size, |until| size.min(until));
     let mut bytes = vec![0; end.saturating_sub(get.from) as usize];
-    let count = file.read_at(&mut bytes, get.from).ok()?;
+    let count = file.read_at(&mut bytes, get.from)?;
     bytes.truncate(count);
-    Some(bytes)
+    Ok(bytes)
 }
 
 /// What a request says must be durable at whoever says it.

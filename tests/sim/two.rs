@@ -119,6 +119,11 @@ impl Two {
         [A, B].map(|who| self.machines[who].disk.operations())
     }
 
+    /// Looks at both disks so far.
+    pub fn looks(&self) -> [u64; 2] {
+        [A, B].map(|who| self.machines[who].disk.looks())
+    }
+
     fn plumb(&mut self) {
         if let Some(plumb) = self.plumb.as_mut().filter(|plumb| !plumb.is_gone()) {
             plumb.step();
