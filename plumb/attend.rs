@@ -39,7 +39,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The same signal again within this ends the wait.
 const TWICE: Duration = Duration::from_secs(2);
 /// How long the loop has to say what became of a message that is gone.
-const VANISHED_PATIENCE: Duration = Duration::from_secs(5);
+const VANISHED_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for the end of a job, or until it can be left. What is delivered and
 /// fed has its own threads already.
@@ -216,7 +216,7 @@ impl<'a> Attendant<'a> {
 
     fn follow(&mut self, event: Event) -> Option<Ending> {
         match event {
-            Event::Signal(signal) => return self.signal(signal),
+            Event::Signal(signal, at) => return self.signal(signal, at),
             Event::Unread(chan, why) => {
                 if self.stance.role != Role::Along {
                     self.unsaid.push_back(Control::Close(chan));
@@ -267,7 +267,7 @@ impl<'a> Attendant<'a> {
         &mut self.outputs[usize::from(chan != Chan::STDOUT)]
     }
 
-    fn signal(&mut self, signal: i32) -> Option<Ending> {
+    fn signal(&mut self, signal: i32, at: Instant) -> Option<Ending> {
         self.receipt |= self.has(Mark::Receipt);
         let name = signals::name(signal);
         if self.stance.role == Role::Along {
@@ -284,7 +284,7 @@ impl<'a> Attendant<'a> {
             return Some(Ending::of(self.cancel(name)).by_signal(signal));
         }
         if signals::ends(signal) {
-            if self.asked.is_some_and(|(last, at)| last == signal && at.elapsed() < TWICE) {
+            if self.asked.is_some_and(|(last, before)| last == signal && at.saturating_duration_since(before) < TWICE) {
                 if self.may_leave(signal) {
                     match self.detach() {
                         Ok(()) => return Some(Ending::goes_on(self.job.msgid()).by_signal(signal)),
@@ -296,7 +296,7 @@ impl<'a> Attendant<'a> {
                 let what = format!("cancelled; {} ends the command when it hears of it", self.peer);
                 return Some(Ending::failed(Reason::Cancelled, what).by_signal(signal));
             }
-            (self.asked, self.reminded) = (Some((signal, Instant::now())), false);
+            (self.asked, self.reminded) = (Some((signal, at)), false);
         }
         self.unsaid.extend(u8::try_from(signal).map(Control::Signal));
         None

@@ -214,7 +214,7 @@ impl Room<'_> {
         }
         spool::wait::poll_readable(&[self.events.fd()], ROOM_EVERY);
         while let Some(event) = self.events.take() {
-            if let Event::Signal(signal) = event {
+            if let Event::Signal(signal, _) = event {
                 let what = format!("{} while it waited here; it was not started", signals::name(signal));
                 return Err(Ending::failed(Reason::NotStarted, what).by_signal(signal));
             }

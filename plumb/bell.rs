@@ -11,12 +11,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 /// What happened elsewhere in the process.
 #[derive(Debug)]
 pub enum Event {
-    /// We got a signal.
-    Signal(i32),
+    /// We got a signal, at this moment: it may be looked at much later.
+    Signal(i32, Instant),
     /// Our input will give no more.
     Input(InputEnd),
     /// Whoever makes our input failed: in these words. The input's end follows.

@@ -8,6 +8,7 @@ use crate::bell::{Bell, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::io;
+use std::time::Instant;
 
 /// All of them.
 const TRAVELLING: [i32; 6] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
@@ -31,7 +32,7 @@ pub fn listen(bell: Bell) -> io::Result<()> {
     let ignored = ignored(&status);
     let mut signals = Signals::new(TRAVELLING.iter().filter(|&&signal| ignored & (1 << (signal - 1)) == 0))?;
     let listener = std::thread::Builder::new().name("signals".into());
-    listener.spawn(move || signals.forever().for_each(|signal| bell.ring(Event::Signal(signal))))?;
+    listener.spawn(move || signals.forever().for_each(|signal| bell.ring(Event::Signal(signal, Instant::now()))))?;
     Ok(())
 }
 

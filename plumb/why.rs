@@ -50,6 +50,15 @@ impl Why {
         matches!(self.cause.as_str(), "no_daemon" | "unreachable" | "no_peer" | "unauthentic")
     }
 
+    /// How long this is waited for before it is worth a word.
+    fn patience(&self) -> Duration {
+        match self.cause.as_str() {
+            // Steps on the way that end by themselves: a slow disk or a long link is no news.
+            "" | "receipt" | "key" | "cancel" | "lock" if self.error.is_empty() => LONG_PATIENCE,
+            _ => PATIENCE,
+        }
+    }
+
     /// Does it wait for the same thing, whatever the time of the next try?
     pub fn is_like(&self, other: &Why) -> bool {
         (&self.cause, &self.error) == (&other.cause, &other.error)
@@ -103,8 +112,10 @@ pub fn wall_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// How long one waits before it is worth a word.
+/// How long one waits before something that stands in the way is worth a word …
 const PATIENCE: Duration = Duration::from_secs(2);
+/// … and before a step that only takes long is.
+const LONG_PATIENCE: Duration = Duration::from_secs(20);
 /// How long before another reason is worth another word.
 const APART: Duration = Duration::from_secs(60);
 
@@ -129,7 +140,7 @@ impl Patience {
         };
         let since = *self.since.get_or_insert(now);
         let known = self.told.as_ref().is_some_and(|(at, told)| now < *at + APART || told.is_like(&why));
-        if known || now < since + PATIENCE {
+        if known || now < since + why.patience() {
             return None;
         }
         self.told(now, why.clone());
@@ -169,6 +180,21 @@ mod tests {
         assert_eq!(patience.ask(start + 3 * second, why()), None, "the wait began anew");
         assert_eq!(patience.ask(start + 4 * second, why()), why());
         assert_eq!(patience.ask(start + 500 * second, why()), None, "it is known");
+    }
+
+    /// A disk on which many syncs stood in a queue had a line said for it, and then none
+    /// for a minute of what really stood in the way.
+    #[test]
+    fn a_step_that_only_takes_long_is_worth_no_word_for_a_while() {
+        let mut patience = Patience::default();
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let (slow, wrong) = (Why::because("key"), Why { error: "timed out".into(), ..Why::because("key") });
+        assert_eq!(patience.ask(start, Some(slow.clone())), None);
+        assert_eq!(patience.ask(start + 19 * second, Some(slow.clone())), None);
+        assert_eq!(patience.ask(start + 19 * second, Some(wrong.clone())), Some(wrong));
+        let mut patience = Patience::default();
+        assert_eq!(patience.ask(start, Some(slow.clone())), None);
+        assert_eq!(patience.ask(start + 20 * second, Some(slow.clone())), Some(slow));
     }
 
     #[test]
