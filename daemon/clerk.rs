@@ -200,11 +200,10 @@ mod tests {
         assert!(gone.iter().all(|path| !disk.exists(path)) && stay.iter().all(|path| disk.exists(path)));
         drop(lock);
         // A process that another test is starting may hold a copy of the lock for a moment.
-        let until = Instant::now() + Duration::from_secs(10);
-        while disk.exists("jobs/.held") {
-            assert!(Instant::now() < until, "nobody holds it any more");
+        crate::patience::wait_until("nobody holds it any more", || {
             leftovers.sweep(&*disk, LEFT);
-        }
+            !disk.exists("jobs/.held")
+        });
     }
 
     #[test]
@@ -221,15 +220,9 @@ mod tests {
         // A second message's notice is last in line: when it is heard, the others were dealt with.
         let last = Notice { about: MsgId([6; 20]).to_string(), what: "last".into(), peer: None, at: 78 };
         clerk.send(Errand::Notice(last)).unwrap();
-        let until = Instant::now() + Duration::from_secs(10);
-        let text = loop {
-            let text = std::fs::read_to_string(&heard).unwrap_or_default();
-            if text.contains("what=last\n") {
-                break text;
-            }
-            assert!(Instant::now() < until, "heard only: {text}");
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        let text = crate::patience::wait_for("the last notice is heard", || {
+            std::fs::read_to_string(&heard).ok().filter(|text| text.contains("what=last\n"))
+        });
         assert_eq!(text.matches("id=").count(), 2);
         let facts = Facts::read(&*disk, &format!("notices/{msgid}")).unwrap().unwrap();
         assert_eq!((facts.text("what"), facts.text("peer")), (Some("the output is incomplete"), Some("nas")));

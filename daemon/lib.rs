@@ -44,4 +44,7 @@ pub enum Error {
 }
 
 #[cfg(test)]
+#[path = "../tests/patience.rs"]
+mod patience;
+#[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! keeper, and writes down what it is told.
 
 use super::*;
+use crate::patience::PATIENCE;
 use spool::atomic::Disk;
 use spool::fs::Fs;
 use spool::home::Home;
@@ -39,8 +40,6 @@ esac
 
 #[path = "measure_test.rs"]
 mod measures;
-
-const SOON: Duration = Duration::from_secs(10);
 
 struct World {
     directory: tempfile::TempDir,
@@ -118,9 +117,9 @@ impl World {
     }
 
     fn wait_for(&self, what: &str, is: impl Fn() -> bool) {
-        let until = Instant::now() + SOON;
+        let until = Instant::now() + PATIENCE;
         while !is() {
-            assert!(Instant::now() < until, "{what}: not in {SOON:?}; orders {:?}", self.orders());
+            assert!(Instant::now() < until, "{what}: not in {PATIENCE:?}; orders {:?}", self.orders());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -147,7 +146,7 @@ impl Drop for World {
         // Keepers outlive the daemon; these end by themselves.
         (0..=u8::MAX).for_each(|n| drop(std::fs::write(self.path(&format!("go.{}", msgid(n))), "")));
         for pid in self.pids("keeper") {
-            let until = Instant::now() + SOON;
+            let until = Instant::now() + PATIENCE;
             while is_alive(pid) && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -196,6 +195,18 @@ fn a_touch_becomes_an_order_and_hidden_names_do_not() {
 
 #[test]
 fn a_killed_child_is_replaced_and_the_worker_told_everything_anew() {
+    killed_children_are_replaced();
+}
+
+#[test]
+#[ignore = "judges how long it takes, on a quiet machine"]
+fn a_killed_child_is_replaced_within_a_second() {
+    let took = killed_children_are_replaced();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Gives the time until a killed service was replaced.
+fn killed_children_are_replaced() -> Duration {
     let mut world = World::new();
     (1..=5).for_each(|n| world.put(Place::Queue, n, Role::Sender));
     world.start();
@@ -203,11 +214,12 @@ fn a_killed_child_is_replaced_and_the_worker_told_everything_anew() {
     kill(world.pids("service")[0]);
     let killed = Instant::now();
     world.wait_for("another service", || world.pids("service").len() == 2);
-    println!("another service after {:?}", killed.elapsed());
-    assert!(killed.elapsed() < Duration::from_secs(1));
+    let took = killed.elapsed();
+    println!("another service after {took:?}");
     kill(world.pids("loop")[0]);
     world.wait_for("everything anew", || (1..=5).all(|n| world.ordered(Place::Queue, n) == 2));
     world.wait_for("hello again", || world.orders().iter().filter(|order| order.starts_with("hello")).count() >= 2);
+    took
 }
 
 #[test]
@@ -216,9 +228,11 @@ fn a_child_that_dies_again_and_again_is_not_started_all_the_time() {
     world.start();
     std::fs::write(world.path("program"), "#!/bin/sh\necho $$ >>\"$(dirname \"$0\")/$1.pids\"\n").unwrap();
     kill(world.pids("loop")[0]);
+    world.wait_for("some starts", || world.pids("loop").len() >= 4);
+    let before = world.pids("loop").len();
     std::thread::sleep(Duration::from_secs(2));
-    let starts = world.pids("loop").len();
-    assert!((4..=8).contains(&starts), "{starts} starts in two seconds");
+    let starts = world.pids("loop").len() - before;
+    assert!(starts <= 4, "{starts} more starts in two seconds");
 }
 
 #[test]
@@ -227,11 +241,12 @@ fn a_step_that_waits_is_tried_less_and_less_and_says_why() {
     std::fs::write(world.path("turn"), "later\n").unwrap();
     world.put(Place::Queue, 1, Role::Sender);
     world.start();
+    let why = || spool::facts::Facts::read(&world.disk, &Place::Queue.file(msgid(1), "why")).unwrap();
+    world.wait_for("some tries", || world.ordered(Place::Queue, 1) >= 2 && why().is_some());
     std::thread::sleep(Duration::from_secs(2));
+    let why = why().expect("it says why");
     let tries = world.ordered(Place::Queue, 1);
-    assert!((2..30).contains(&tries), "{tries} tries in two seconds");
-    let why =
-        spool::facts::Facts::read(&world.disk, &Place::Queue.file(msgid(1), "why")).unwrap().expect("it says why");
+    assert!(tries < 30, "{tries} tries in two seconds");
     assert!(why.value::<usize>("attempts").is_some_and(|attempts| attempts >= 1 && attempts <= tries));
     let (remote, _) = world.running.as_ref().unwrap();
     // USR1: once more, at once.
@@ -365,7 +380,8 @@ fn a_keeper_that_gets_nowhere_is_started_after_growing_pauses() {
     std::fs::write(world.path("fail"), "").unwrap();
     world.put(Place::Jobs, 1, Role::Recipient);
     world.start();
+    world.wait_for("some starts", || world.lines("keepers").len() >= 2);
     std::thread::sleep(Duration::from_secs(2));
     let starts = world.lines("keepers").len();
-    assert!((2..30).contains(&starts), "{starts} starts in two seconds");
+    assert!(starts < 30, "{starts} starts in two seconds");
 }

@@ -1,5 +1,6 @@
 //! Who dies, and that nobody takes it for an end of file.
 
+use crate::patience::wait_until;
 use crate::pause;
 use crate::rig::Rig;
 use spool::fs::Fs;
@@ -25,11 +26,7 @@ pub fn saw_nothing(rig: &Rig) {
 }
 
 fn nothing_is_left(rig: &Rig) {
-    let late = Instant::now() + Duration::from_secs(5);
-    while !rig.processes().is_empty() {
-        assert!(Instant::now() < late, "processes are left: {:?}", rig.processes());
-        pause(5);
-    }
+    wait_until("no process is left", || rig.processes().is_empty());
 }
 
 pub fn input_that_breaks_off_kills_and_is_no_end_of_file() {
@@ -128,6 +125,7 @@ pub fn a_killed_keeper_is_no_end_of_file() {
 pub fn a_killed_guard_is_no_end_of_file() {
     for seed in seeds(40) {
         saw_nothing(&killed_at(seed, |keeper| {
+            // A keeper that is ending has none any more.
             let late = Instant::now() + Duration::from_secs(5);
             loop {
                 let guards = children(keeper.id());

@@ -2,6 +2,7 @@
 //! carries the bytes between them as the loop would.
 
 use crate::limp::Limp;
+use crate::patience::PATIENCE;
 use job::account::Account;
 use job::control::{Control, Heard, Listener, Speaker};
 use job::gluepot::Known;
@@ -215,9 +216,9 @@ impl Rig {
         moved
     }
 
-    /// Carries until something is so. Panics after 30 s.
+    /// Carries until something is so.
     pub fn until(&mut self, what: &str, mut so: impl FnMut(&Rig) -> bool) {
-        let late = Instant::now() + Duration::from_secs(30);
+        let late = Instant::now() + PATIENCE;
         while !so(self) {
             if !self.carry() {
                 std::thread::sleep(Duration::from_millis(1));

@@ -2,12 +2,12 @@
 
 use crate::incoming;
 use crate::jobs::Job;
-use crate::rig_test::{MSGID, Rig, bare};
+use crate::rig_test::{MSGID, Rig, bare, soon};
 use spool::fs::Fs;
 use spool::layout::{self, MESSAGE, Owner, PEER, Place};
 use spool::look;
 use spool::name::{Digest, Role};
-use spool::report::Turn;
+use spool::report::{Report, Turn};
 use spool::url::{Sealed, Word};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,10 +43,12 @@ async fn a_stream_that_panics_is_named_and_opened_anew() {
     let (wake, reports) = (Notify::new(), Mutex::new(Vec::new()));
     let tell = |report| reports.lock().unwrap().push(report);
     let attended = Job::new(rig.world.clone(), MSGID).attend(&wake, tell);
-    assert!(tokio::time::timeout(Duration::from_millis(1500), attended).await.is_err(), "it goes on");
-    assert!(count.load(Ordering::Relaxed) > 3, "each channel is pulled again");
-    let reports = reports.into_inner().unwrap();
-    assert!(reports.iter().any(|report| report.error.as_deref().is_some_and(|error| error.contains("a bug"))));
+    let is_named = |report: &Report| report.error.as_deref().is_some_and(|error| error.contains("a bug"));
+    tokio::select! {
+        report = attended => panic!("it goes on: {report:?}"),
+        () = soon("each channel is pulled again", || count.load(Ordering::Relaxed) > 3) => {}
+    }
+    assert!(reports.into_inner().unwrap().iter().any(is_named));
 }
 
 /// The lock was let go before the changes were made that were decided under it.
@@ -66,26 +68,38 @@ async fn a_job_is_changed_under_its_lock() {
 /// pulled the same logs: each cut off what the other had just appended.
 #[tokio::test]
 async fn one_process_pulls_the_logs_of_a_job() {
-    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    let pulls = Arc::new(AtomicUsize::new(0));
+    let counts = pulls.clone();
+    let rig = Rig::new(Word::Ok, "", move |_| {
+        counts.fetch_add(1, Ordering::Relaxed);
+        bare(404, None)
+    });
     rig.submitted().receipted();
     let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
     let attend = || async {
         let wake = Notify::new();
-        let attended = Job::new(rig.world.clone(), MSGID).attend(&wake, |_| {});
-        tokio::time::timeout(Duration::from_millis(300), attended).await
+        Job::new(rig.world.clone(), MSGID).attend(&wake, |_| {}).await
     };
-    let mut first = Box::pin(attend());
-    let (second, _) = tokio::join!(
-        async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            attend().await
-        },
-        &mut first
-    );
-    let report = second.expect("it does not go on");
-    assert_eq!((report.turn, report.cause.as_deref()), (Turn::Later, Some("lock")), "{report:?}");
+    let pulled = || pulls.load(Ordering::Relaxed);
+    {
+        let mut first = Box::pin(attend());
+        tokio::select! {
+            report = &mut first => panic!("it goes on: {report:?}"),
+            () = soon("the first one pulls", || pulled() > 0) => {}
+        }
+        let report = tokio::select! {
+            report = &mut first => panic!("it goes on: {report:?}"),
+            report = attend() => report,
+        };
+        assert_eq!((report.turn, report.cause.as_deref()), (Turn::Later, Some("lock")), "{report:?}");
+    }
+    // Its streams may be ending still.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(attend().await.is_err(), "the first has let go");
+    let before = pulled();
+    tokio::select! {
+        report = attend() => panic!("the first has let go: {report:?}"),
+        () = soon("another one pulls", || pulled() > before) => {}
+    }
 }
 
 /// The sender's job is over, and its message gone with the queue: `sta` says the

@@ -29,6 +29,9 @@ pub mod worker;
 #[cfg(test)]
 mod jobs_test;
 #[cfg(test)]
+#[path = "../tests/patience.rs"]
+mod patience;
+#[cfg(test)]
 mod rig_test;
 #[cfg(test)]
 mod stream_test;

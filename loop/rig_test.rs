@@ -2,6 +2,7 @@
 
 use crate::World;
 use crate::net::{Answer, Body, Get, Net, NetError, Remote};
+use crate::patience::PATIENCE;
 use crate::peers::Known;
 use bytes::Bytes;
 use keygen::{Identity, Pair};
@@ -16,12 +17,21 @@ use spool::segment::{JobKeys, Stream};
 use spool::url::{Ask, Path, Reply, What, Word};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const MSGID: MsgId = MsgId([7; 20]);
 const MESSAGE_TEXT: &[u8] = b"a message";
 
 type Say = Arc<dyn Fn(&Get) -> Result<Answer, NetError> + Send + Sync>;
+
+/// Waits until something is so; panics with what it was when the time is up.
+pub async fn soon(what: &str, so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !so() {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
 
 /// A peer that answers as the function says, after so many milliseconds.
 #[derive(Clone)]

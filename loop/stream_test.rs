@@ -2,18 +2,18 @@
 
 use crate::net::{Answer, Get};
 use crate::pull::{Pull, Want};
-use crate::rig_test::{MSGID, Rig, SILENCE, bare, bytes};
+use crate::rig_test::{MSGID, Rig, SILENCE, bare, bytes, soon};
 use crate::stream::{Event, Stream};
 use crate::streams::Moved;
 use spool::fs::Fs;
 use spool::layout;
-use spool::log::WINDOW;
+use spool::log::{HINTS_APART, WINDOW};
 use spool::name::Chan;
 use spool::segment::{HEADER, Header, OVERHEAD, RECORD, Records, SEGMENT};
 use spool::url::{Ask, Word};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const LINES: &str = "0 0 9\n2 0 9\n3 0 9\n";
@@ -49,9 +49,10 @@ fn counted(pulled: impl Fn(&Get) -> Answer + Send + Sync + 'static) -> (Rig, Arc
 async fn streams_that_fail_alike_do_not_wake_each_other() {
     let (rig, count) = counted(|_| bare(404, None));
     let _said = start(&rig, &[Chan::CONTROL, Chan::STDOUT, Chan::STDERR]);
+    soon("each is pulled", || count.load(Ordering::Relaxed) >= 3).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let pulls = count.load(Ordering::Relaxed);
-    assert!((3..150).contains(&pulls), "{pulls} pulls in a second");
+    assert!(pulls < 150, "{pulls} pulls in a second");
 }
 
 /// What the waiting is for: the first word after an outage ends it.
@@ -124,9 +125,10 @@ async fn a_peer_that_brings_nothing_is_not_asked_in_a_tight_circle() {
     for answer in [|| bare(416, Some(0)), || bare(204, None), || bare(206, None)] {
         let (rig, count) = counted(move |_| answer());
         let _said = start(&rig, &[Chan::STDOUT]);
+        soon("it is pulled again", || count.load(Ordering::Relaxed) >= 2).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         let pulls = count.load(Ordering::Relaxed);
-        assert!((2..50).contains(&pulls), "{pulls} pulls in half a second");
+        assert!(pulls < 50, "{pulls} pulls in half a second");
     }
 }
 
@@ -156,14 +158,12 @@ async fn small_pieces_are_told_together_and_to_the_last() {
     *sealed.lock().unwrap() = whole;
     // The disk has time for each of them.
     rig.pace.store(5, Ordering::Relaxed);
+    let began = Instant::now();
     let _said = start(&rig, &[Chan::STDOUT]);
     let all = Ask::Got(Chan::STDOUT, (PIECES * (1 + OVERHEAD)) as u64);
     let asked = || rig.asks.lock().unwrap().clone();
-    let told = async {
-        while asked().last() != Some(&all) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), told).await.expect("the last piece is told, though no pull tells it");
-    assert!(asked().len() < PIECES / 4, "{:?}", asked());
+    soon("the last piece is told, though no pull tells it", || asked().last() == Some(&all)).await;
+    // As often as hints may be, if it takes longer than on a quick disk.
+    let most = (began.elapsed().as_millis() / HINTS_APART.as_millis()) as usize;
+    assert!(asked().len() < most.max(PIECES / 4), "{:?}", asked());
 }

@@ -6,6 +6,7 @@
 //! of the recipient's role into `in/<chan>`, where the loop's copies would lie
 //! byte for byte.
 
+pub use crate::patience::{wait_for, wait_until};
 use job::control::{Control, Heard, Listener, Speaker};
 use job::message::{self, Start};
 use spool::atomic::Disk;
@@ -25,22 +26,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Nothing here takes longer, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Asks until there is an answer.
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < until, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+use std::time::Duration;
 
 /// A home that knows one peer, `nas`.
 pub struct Here {
@@ -154,6 +140,15 @@ impl Running {
 
     pub fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The same signal again and again: twice is enough, if both are within two seconds.
+    pub fn signal_until_it_ends(&mut self, signal: rustix::process::Signal) {
+        wait_until("plumb to end", || {
+            self.signal(signal);
+            std::thread::sleep(Duration::from_millis(200));
+            self.child.try_wait().unwrap().is_some()
+        });
     }
 
     /// Waits for its end: exit status, stdout, stderr.

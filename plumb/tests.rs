@@ -1,6 +1,8 @@
 //! `plumb` as a process of its own, with a peer that is played on the disk.
 
 mod fake;
+#[path = "../tests/patience.rs"]
+mod patience;
 mod tests_clients;
 mod tests_leaving;
 mod tests_lost;
@@ -8,7 +10,7 @@ mod tests_measured;
 mod tests_signals;
 mod tests_waiting;
 
-use fake::{Here, Running, wait_for};
+use fake::{Here, Running, wait_until};
 use job::control::Control;
 use spool::layout::Place;
 use spool::log::WINDOW;
@@ -39,7 +41,7 @@ fn noise(length: usize) -> Vec<u8> {
 #[test]
 fn both_outputs_and_the_status_come_through_and_nothing_else() {
     let here = Here::new();
-    let plumb = here.plumb(&["-l", "bob", "nas", "printf", "%s", "a b"]);
+    let plumb = here.plumb(&["-q", "-l", "bob", "nas", "printf", "%s", "a b"]);
     let mut peer = here.meet();
     assert_eq!(peer.start.argv, [&b"printf"[..], b"%s", b"a b"]);
     assert_eq!(peer.start.user, "bob");
@@ -88,7 +90,7 @@ fn what_the_command_says_is_delivered_while_it_runs() {
 #[test]
 fn the_input_ends_and_the_command_goes_on() {
     let here = Here::new();
-    let mut plumb = here.plumb(&["nas", "cat"]);
+    let mut plumb = here.plumb(&["-q", "nas", "cat"]);
     let input = noise(3 * WINDOW as usize + 12345);
     let mut stdin = plumb.child.stdin.take().unwrap();
     let feeder = std::thread::spawn({
@@ -114,7 +116,7 @@ fn a_peer_that_is_away_gets_a_window_and_then_reading_stops() {
     let total = 3 * WINDOW as usize;
     let feeder = std::thread::spawn(move || stdin.write_all(&noise(total)).unwrap());
     let mut peer = here.meet();
-    wait_for("a full window", || (peer.input_offset() >= WINDOW).then_some(()));
+    wait_until("a full window", || peer.input_offset() >= WINDOW);
     std::thread::sleep(Duration::from_millis(700));
     let held = peer.input_offset();
     assert!((WINDOW..WINDOW + (1 << 20)).contains(&held), "{held}");
@@ -143,6 +145,17 @@ fn input_that_cannot_be_read_is_never_an_end_of_file() {
 
 #[test]
 fn it_ends_with_the_command_although_stdin_is_open() {
+    ends_although_stdin_is_open();
+}
+
+#[test]
+#[ignore = "judges how long it takes, on a quiet machine"]
+fn it_ends_with_the_command_within_a_second_although_stdin_is_open() {
+    let took = ends_although_stdin_is_open();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+fn ends_although_stdin_is_open() -> Duration {
     let here = Here::new();
     let mut plumb = here.plumb(&["nas", "true"]);
     let stdin = plumb.child.stdin.take();
@@ -151,8 +164,8 @@ fn it_ends_with_the_command_although_stdin_is_open() {
     peer.exits(Outcome::Exited(3));
     let before = Instant::now();
     assert_eq!(plumb.finish().0, 3);
-    assert!(before.elapsed() < Duration::from_secs(1));
     drop(stdin);
+    before.elapsed()
 }
 
 #[test]
@@ -175,7 +188,7 @@ fn with_n_the_input_is_empty_and_ours_is_left_alone() {
 #[test]
 fn a_reader_that_goes_away_closes_the_commands_pipe_and_the_status_still_comes() {
     let here = Here::new();
-    let mut plumb = here.plumb(&["nas", "yes"]);
+    let mut plumb = here.plumb(&["-q", "nas", "yes"]);
     let mut peer = here.meet();
     peer.receipt();
     drop(plumb.stdout.take());
@@ -197,10 +210,10 @@ fn a_command_that_closes_its_stdin_closes_our_writers_pipe() {
     stdin.write_all(b"some").unwrap();
     let mut peer = here.meet();
     peer.receipt();
-    wait_for("the input", || (peer.input_offset() > 0).then_some(()));
+    wait_until("the input", || peer.input_offset() > 0);
     peer.says(Chan::STDERR, b"not yet\n");
     peer.says_on_control(&Control::Close(Chan::STDIN));
-    wait_for("a broken pipe", || stdin.write_all(b"more").is_err().then_some(()));
+    wait_until("a broken pipe", || stdin.write_all(b"more").is_err());
     let (taken, end) = peer.input();
     assert!(taken.starts_with(b"some") && end == EndKind::ReaderGone);
     assert!(plumb.child.try_wait().unwrap().is_none(), "it waits for the command");

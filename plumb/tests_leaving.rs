@@ -1,6 +1,6 @@
 //! Jobs that are left to themselves, and those who come later.
 
-use crate::fake::{Here, Peer, Running, wait_for};
+use crate::fake::{Here, Peer, Running, wait_for, wait_until};
 use crate::{last, noise};
 use job::control::Control;
 use rustix::process::Signal;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// A job without input that was left: its id and its peer.
 fn left(here: &Here) -> (String, Peer) {
-    let output = here.output(&["-detach", "-n", "nas", "make"]);
+    let output = here.output(&["-q", "-detach", "-n", "nas", "make"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
     let id = String::from_utf8(output.stdout).unwrap().trim_end().to_string();
@@ -46,7 +46,7 @@ fn a_job_is_left_and_taken_up_again_by_the_first_digits_of_its_id() {
     peer.says(Chan::STDOUT, b"made\n");
     peer.says(Chan::STDERR, b"warned\n");
     peer.exits(Outcome::Exited(4));
-    let plumb = attach(&here, &id[..8], &[]);
+    let plumb = attach(&here, &id[..8], &["-q"]);
     assert_eq!(plumb.finish(), (4, b"made\n".to_vec(), "warned\n".into()));
     assert_eq!(peer.mark("done").unwrap().text("outcome"), Some("exited 4"));
     assert!(peer.mark(DETACHED).is_none(), "all of it was taken: it can be forgotten");
@@ -58,7 +58,7 @@ fn one_with_input_is_on_its_own_when_all_of_that_is_here_and_not_before() {
     let mut plumb = here.plumb(&["-detach", "nas", "cat"]);
     let peer = here.meet();
     plumb.child.stdin.as_mut().unwrap().write_all(b"half").unwrap();
-    wait_for("the input", || (peer.input_offset() > 0).then_some(()));
+    wait_until("the input", || peer.input_offset() > 0);
     assert!(plumb.child.try_wait().unwrap().is_none() && peer.mark(DETACHED).is_none());
     drop(plumb.child.stdin.take());
     let (status, id, _) = plumb.finish();
@@ -112,7 +112,7 @@ fn what_a_killed_reader_had_written_is_not_given_again_with_an_offset() {
     peer.exits(Outcome::Exited(0));
     // What lay in the pipe was written: only the file's own size says what is missing.
     let offset = format!("-offset={}", whole.len());
-    let rest = here.output(&[&format!("-attach={id}"), &offset]);
+    let rest = here.output(&["-q", &format!("-attach={id}"), &offset]);
     whole.extend(rest.stdout);
     assert_eq!((rest.status.code(), rest.stderr.as_slice()), (Some(0), b"".as_slice()));
     assert!(whole == output);
@@ -126,11 +126,11 @@ fn without_an_offset_it_goes_on_where_the_last_reader_was() {
     let mut first = attach(&here, &id, &[]);
     assert_eq!(read(&mut first, 4), b"one\n");
     let hint = format!("{}/read", log_in(peer.msgid, Chan::STDOUT));
-    wait_for("the hint", || here.fs.exists(&hint).then_some(()));
+    wait_until("the hint", || here.fs.exists(&hint));
     drop(first);
     peer.says(Chan::STDOUT, b"two\n");
     peer.exits(Outcome::Exited(0));
-    assert_eq!(attach(&here, &id, &[]).finish(), (0, b"two\n".to_vec(), String::new()));
+    assert_eq!(attach(&here, &id, &["-q"]).finish(), (0, b"two\n".to_vec(), String::new()));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn output_that_cannot_be_written_is_kept_for_another_time() {
     let line = "plumb: origin=transport status=74 reason=output-failed";
     assert_eq!((failed.status.code(), last(&stderr)), (Some(255), line));
     assert!(peer.mark("done").is_none() && peer.mark(DETACHED).is_some());
-    assert_eq!(attach(&here, &id, &[]).finish(), (0, b"precious\n".to_vec(), String::new()));
+    assert_eq!(attach(&here, &id, &["-q"]).finish(), (0, b"precious\n".to_vec(), String::new()));
 }
 
 #[test]
@@ -180,19 +180,19 @@ fn an_offset_that_is_not_there_loses_nothing() {
     let (status, stdout, stderr) = attach(&here, &id, &["-offset=10"]).finish();
     assert_eq!((status, stdout.len()), (255, 0), "{stderr}");
     assert!(stderr.contains("incomplete at 9: there is no more of it"), "{stderr}");
-    assert_eq!(attach(&here, &id, &["-offset=9"]).finish(), (0, Vec::new(), String::new()));
+    assert_eq!(attach(&here, &id, &["-q", "-offset=9"]).finish(), (0, Vec::new(), String::new()));
 }
 
 #[test]
 fn int_twice_leaves_a_job_whose_input_has_ended() {
     let here = Here::new();
-    let plumb = Running::new(here.command(&["nas", "sleep", "1000"]).stdin(Stdio::null()));
+    let mut plumb = Running::new(here.command(&["nas", "sleep", "1000"]).stdin(Stdio::null()));
     let mut peer = here.meet();
     peer.receipt();
-    wait_for("the input's end", || (peer.input().1 == EndKind::Eof).then_some(()));
+    wait_until("the input's end", || peer.input().1 == EndKind::Eof);
     plumb.signal(Signal::INT);
     assert_eq!(peer.hears(), Control::Signal(2));
-    plumb.signal(Signal::INT);
+    plumb.signal_until_it_ends(Signal::INT);
     let (status, _, stderr) = plumb.finish();
     assert!(stderr.contains(&format!("plumb -attach={}", peer.msgid)), "{stderr}");
     assert_eq!((status, last(&stderr)), (130, "plumb: origin=transport status=76 reason=detached"));
@@ -210,7 +210,7 @@ fn who_attaches_may_go_on_with_an_input_that_was_left_open() {
     here.fs.remove(&peer.file(DETACHED)).unwrap();
     Facts::new().with("input", "open").commit(&*here.fs, &peer.file(DETACHED)).unwrap();
     let mut plumb = here.plumb(&[&format!("-attach={id}")]);
-    wait_for("the mark to go", || peer.mark(DETACHED).is_none().then_some(()));
+    wait_until("the mark to go", || peer.mark(DETACHED).is_none());
     plumb.child.stdin.as_mut().unwrap().write_all(b"more").unwrap();
     drop(plumb.child.stdin.take());
     assert_eq!(peer.input(), (b"more".to_vec(), EndKind::Eof));

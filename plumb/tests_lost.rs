@@ -37,7 +37,7 @@ fn an_outcome_that_the_loop_puts_down_ends_it_with_what_there_is() {
 #[test]
 fn an_outcome_put_down_by_the_loop_counts_when_all_output_is_here() {
     let here = Here::new();
-    let plumb = here.plumb(&["nas", "make"]);
+    let plumb = here.plumb(&["-q", "nas", "make"]);
     let mut peer = here.meet();
     peer.receipt();
     peer.ends(Chan::STDOUT, EndKind::Eof);

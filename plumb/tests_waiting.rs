@@ -25,7 +25,7 @@ fn without_a_daemon_it_says_so_at_once_and_waits() {
 }
 
 #[test]
-fn a_wait_is_explained_after_two_seconds_and_once() {
+fn a_wait_is_explained_once() {
     let here = Here::new();
     let mut command = here.command(&["nas", "true"]);
     let plumb = Running::new(&mut command);

@@ -1,9 +1,9 @@
 //! Jobs that outlive their `plumb`: left, killed, taken up again, waited for.
 
-use crate::homes::{NETPLUMB, PLUMB, Peer, Ran, pair, pair_up, run, wait_until};
+use crate::homes::{NETPLUMB, PLUMB, Peer, Ran, pair, pair_up, run, until_there, wait_until};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Says some megabytes of different lines, for a second or two.
 const TALK: &str = "for i in $(seq 1 60); do seq ${i}00000 ${i}20000; sleep 0.02; done";
@@ -28,7 +28,7 @@ fn start(a: &Peer, words: &[&str]) -> Child {
 }
 
 fn attach(a: &Peer, id: &str, offset: usize) -> Ran {
-    a.plumb(&[&format!("-attach={id}"), &format!("-offset={offset}"), "-n"], b"")
+    a.plumb(&["-q", &format!("-attach={id}"), &format!("-offset={offset}"), "-n"], b"")
 }
 
 /// Reads at most so many bytes of what it says, kills it, and gives what it had written.
@@ -66,25 +66,27 @@ fn killed_at_points(points: usize) {
             (id, killed_after(first, at))
         } else {
             let first = start(&a, &["b", TALK]);
-            wait_until(Duration::from_secs(5), "a job", || !a.ids("jobs").is_empty());
+            wait_until("a job", || !a.ids("jobs").is_empty());
             (a.ids("jobs").pop().unwrap(), killed_after(first, at))
         };
         let rest = attach(&a, &id, read.len());
         read.extend(&rest.stdout);
         assert_eq!((rest.status, rest.stderr.as_str()), (0, ""), "point {n}");
         assert!(read == whole, "point {n}: {} of {} bytes", read.len(), whole.len());
-        wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty());
+        wait_until("it is forgotten", || a.ids("jobs").is_empty());
     }
-    assert!(b.children("keeper").is_empty());
+    wait_until("no keeper is left", || b.children("keeper").is_empty());
 }
 
 #[test]
 fn two_at_once_get_the_same_and_never_mix() {
-    let (a, _b) = pair_up();
-    let whole = said();
-    let id = leave(&a, &["-n", "b", TALK], b"");
+    let (a, b) = pair_up();
+    let (whole, go) = (said(), b.home.join("go"));
+    let id = leave(&a, &["-n", "b", &format!("{}; {TALK}", until_there(&go))], b"");
     let attach = format!("-attach={id}");
     let both = [(); 2].map(|()| start(&a, &[&attach, "-offset=0", "-n"]));
+    wait_until("one of them reads along", || a.spool(&format!("jobs/{id}/along.0")).exists());
+    std::fs::write(&go, "").unwrap();
     let mut alone = 0;
     for plumb in both {
         let output = plumb.wait_with_output().unwrap();
@@ -100,11 +102,14 @@ fn two_at_once_get_the_same_and_never_mix() {
 #[test]
 fn a_job_that_was_left_goes_on_through_restarts_and_waits_to_be_read() {
     let (mut a, mut b) = pair_up();
-    let id = leave(&a, &["b", "cat; sleep 2; echo end; exit 3"], b"all of the input\n");
+    let go = b.home.join("go");
+    let command = format!("cat; {}; echo end; exit 3", until_there(&go));
+    let id = leave(&a, &["b", &command], b"all of the input\n");
     a.suffer("daemon");
     b.suffer("daemon");
     let early = a.netplumb(&["wait", &id, "--timeout=0"]);
     assert_eq!(early.status, 75, "{}", early.stderr);
+    std::fs::write(&go, "").unwrap();
     let waited = a.netplumb(&["wait", &id[..10]]);
     assert_eq!((waited.status, waited.text()), (3, format!("{id}: exited 3\n")));
     a.suffer("daemon");
@@ -112,7 +117,7 @@ fn a_job_that_was_left_goes_on_through_restarts_and_waits_to_be_read() {
     assert_eq!((&listed["phase"], &listed["detached"]), (&"ended".into(), &true.into()));
     let ran = a.plumb(&[&format!("-attach={id}")], b"");
     assert_eq!((ran.status, ran.text()), (3, "all of the input\nend\n".into()));
-    wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty());
+    wait_until("it is forgotten", || a.ids("jobs").is_empty());
     assert_eq!(a.netplumb(&["wait", &id]).status, 66);
 }
 
@@ -123,7 +128,7 @@ fn its_output_waits_here_beyond_a_window() {
     let size = 3 * spool::log::WINDOW as usize;
     let id = leave(&a, &["-n", "b", &format!("head -c {size} /dev/zero")], b"");
     assert_eq!(a.netplumb(&["wait", &id]).status, 0);
-    wait_until(Duration::from_secs(10), "no keeper is left", || b.children("keeper").is_empty());
+    wait_until("no keeper is left", || b.children("keeper").is_empty());
     assert_eq!(a.plumb(&[&format!("-attach={id}")], b"").good().stdout.len(), size);
 }
 
@@ -132,25 +137,25 @@ fn the_end_of_a_job_that_was_cancelled_is_kept_until_it_is_heard() {
     let (a, b) = pair_up();
     let id = leave(&a, &["-n", "b", "sleep 1000"], b"");
     let started = b.spool(&format!("jobs/{id}/run.started"));
-    wait_until(Duration::from_secs(10), "it runs", || started.exists());
+    wait_until("it runs", || started.exists());
     a.netplumb(&["cancel", &id]).good();
     let waited = a.netplumb(&["wait", &id, "--json"]);
     assert_eq!(waited.status, 76, "{}", waited.stderr);
     assert!(waited.text().contains(r#""outcome":"cancelled","status":76"#), "{}", waited.text());
     // It is told, and still here.
-    wait_until(Duration::from_secs(20), "no keeper is left", || b.children("keeper").is_empty());
+    wait_until("no keeper is left", || b.children("keeper").is_empty());
     std::thread::sleep(Duration::from_millis(500));
     let ran = a.plumb(&[&format!("-attach={id}")], b"");
     assert_eq!(ran.status, 255);
     assert!(ran.stderr.ends_with("plumb: origin=transport status=76 reason=cancelled\n"), "{}", ran.stderr);
-    wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty());
+    wait_until("it is forgotten", || a.ids("jobs").is_empty());
 
     let id = leave(&a, &["-n", "b", "sleep 1000"], b"");
     a.netplumb(&["cancel", &id]).good();
     // It may not have been started yet.
     assert!(matches!(a.netplumb(&["wait", &id]).status, 75 | 76));
     assert!(a.netplumb(&["cancel", &id]).good().text().contains("is forgotten now"));
-    wait_until(Duration::from_secs(20), "it is forgotten", || a.ids("jobs").is_empty());
+    wait_until("it is forgotten", || a.ids("jobs").is_empty());
 }
 
 /// Nobody takes its output while its input is handed over: four full windows, and all stood.
@@ -170,7 +175,7 @@ fn one_that_has_ended_is_forgotten_by_one_word_and_its_status_is_told() {
     assert_eq!(a.netplumb(&["wait", &id]).status, 3);
     let said = a.netplumb(&["cancel", &id]).good().text();
     assert!(said.contains("it had ended: exited 3; its output is forgotten now"), "{said}");
-    wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty());
+    wait_until("it is forgotten", || a.ids("jobs").is_empty());
 }
 
 /// The negative control: a job that was not left ends with its `plumb`.
@@ -179,26 +184,24 @@ fn a_job_that_was_not_left_ends_with_its_plumb() {
     let (a, b) = pair_up();
     let mut command = a.command(PLUMB);
     let mut plumb = command.args(["b", "cat; sleep 1000"]).stdin(Stdio::piped()).spawn().unwrap();
-    wait_until(Duration::from_secs(10), "it runs", || !b.children("keeper").is_empty());
+    wait_until("it runs", || !b.children("keeper").is_empty());
     plumb.kill().unwrap();
     plumb.wait().unwrap();
-    wait_until(Duration::from_secs(10), "no keeper is left", || b.children("keeper").is_empty());
-    wait_until(Duration::from_secs(15), "it is forgotten", || a.ids("jobs").is_empty());
+    wait_until("no keeper is left", || b.children("keeper").is_empty());
+    wait_until("it is forgotten", || a.ids("jobs").is_empty());
 }
 
 #[test]
 fn now_fails_when_the_peer_is_down_and_leaves_nothing() {
     let (mut a, mut b) = pair();
     a.up();
-    let started = Instant::now();
     let ran = a.plumb(&["-now", "b", "true"], b"");
     assert_eq!(ran.status, 255);
     assert!(ran.stderr.ends_with("plumb: origin=transport status=75 reason=not-started\n"), "{}", ran.stderr);
     assert!(ran.stderr.contains("connection refused; not queued (-now)"), "{}", ran.stderr);
-    println!("-now gave up after {:.1} s", started.elapsed().as_secs_f64());
-    wait_until(Duration::from_secs(10), "it is forgotten", || a.ids("jobs").is_empty() && a.ids("queue").is_empty());
+    wait_until("it is forgotten", || a.ids("jobs").is_empty() && a.ids("queue").is_empty());
     b.up();
-    wait_until(Duration::from_secs(20), "it is in reach again", || a.plumb(&["-now", "b", "true"], b"").status == 0);
+    wait_until("it is in reach again", || a.plumb(&["-now", "b", "true"], b"").status == 0);
     let mut id = a.command(NETPLUMB);
     id.args(["wait", "00"]);
     assert_eq!(run(id, b"").status, 66);

@@ -1,11 +1,8 @@
 //! Jobs that start with their whole input, between two homes.
 
-use crate::homes::{PLUMB, Peer, noise, pair, pair_up, read_up_to, wait_until};
+use crate::homes::{PLUMB, Peer, arrived, noise, pair, pair_up, read_up_to, wait_until};
 use std::io::Write;
 use std::process::{Child, ChildStdin, Stdio};
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A job whose input stays open, with this much in it.
 fn begin(a: &Peer, options: &[&str], command: &str, input: usize) -> (Child, ChildStdin) {
@@ -23,21 +20,13 @@ fn end(mut plumb: Child, stdin: ChildStdin) -> (Option<i32>, String) {
     (plumb.wait().expect("it ends").code(), String::from_utf8_lossy(&out).into_owned())
 }
 
-/// So much of an input is at the recipient.
-fn arrived(b: &Peer, id: &str) -> u64 {
-    let entries = std::fs::read_dir(b.spool(&format!("jobs/{id}/in/1"))).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
-}
-
 #[test]
 fn a_batch_command_does_not_start_before_its_input_has_ended_however_large_it_is() {
     let (a, b) = pair_up();
     let size = 80 << 20;
     let traces = b.home.join("ran");
     let (plumb, stdin) = begin(&a, &["-batch"], &format!("touch {}; wc -c", traces.display()), size);
-    wait_until(PATIENCE, "more than a window is there", || {
-        b.ids("jobs").first().is_some_and(|id| arrived(&b, id) > size as u64)
-    });
+    wait_until("more than a window is there", || b.ids("jobs").first().is_some_and(|id| arrived(&b, id) > size as u64));
     assert!(!traces.exists(), "it started on an incomplete input");
     assert_eq!(end(plumb, stdin), (Some(0), format!("{size}\n")));
     assert!(traces.exists());
@@ -51,14 +40,14 @@ fn a_batch_command_whose_plumb_dies_never_starts_and_a_plain_one_does() {
         let known = b.ids("jobs");
         let (mut plumb, stdin) = begin(&a, options, &format!("touch {}; cat >/dev/null", traces.display()), 1 << 20);
         let job = || b.ids("jobs").into_iter().find(|id| !known.contains(id));
-        wait_until(PATIENCE, "the input is there", || job().is_some_and(|id| arrived(&b, &id) > 1 << 20));
+        wait_until("the input is there", || job().is_some_and(|id| arrived(&b, &id) > 1 << 20));
         if class == "plain" {
-            wait_until(PATIENCE, "the control runs", || traces.exists());
+            wait_until("the control runs", || traces.exists());
         }
         plumb.kill().expect("it lives");
         plumb.wait().expect("it ends");
         let id = job().expect("it is there");
-        wait_until(PATIENCE, "the job ends", || b.spool(&format!("jobs/{id}/over")).exists());
+        wait_until("the job ends", || b.spool(&format!("jobs/{id}/over")).exists());
         drop(stdin);
         let outcome = b.job(&id)["outcome"].as_str().unwrap_or("none").to_string();
         match class {
@@ -74,7 +63,7 @@ fn a_batch_job_that_is_interrupted_by_its_user_while_it_waits_was_not_started() 
     let traces = b.home.join("ran");
     let (mut plumb, stdin) = begin(&a, &["-batch"], &format!("touch {}", traces.display()), 1000);
     let receipted = || a.ids("jobs").first().is_some_and(|id| a.spool(&format!("jobs/{id}/receipt")).exists());
-    wait_until(PATIENCE, "a keeper waits", || receipted() && !b.children("keeper").is_empty());
+    wait_until("a keeper waits", || receipted() && !b.children("keeper").is_empty());
     crate::homes::send(plumb.id(), rustix::process::Signal::INT);
     let said = String::from_utf8_lossy(&read_up_to(plumb.stderr.take().expect("a pipe"), 64 << 10)).into_owned();
     drop(stdin);

@@ -239,7 +239,7 @@ fn without_plumb_a_cut_is_the_end_of_an_rsync() {
     let words = ["--daemon", "--no-detach", &config, "--address", host, "--port", port, "--log-file=/dev/null"];
     let mut daemon = stage.client("rsync", &words).spawn().expect("rsync starts");
     let up = || std::net::TcpStream::connect(&address).is_ok();
-    wait_until(Duration::from_secs(20), "rsync's daemon listens", up);
+    wait_until("rsync's daemon listens", up);
     let link = Link::open(&address, Torment::SHORT.rate).expect("a link");
     let mut rsync = stage.client("rsync", &["-a", "here/", &format!("rsync://{}/x/", link.address)]);
     let mut rsync = rsync.spawn().expect("rsync starts");
@@ -270,7 +270,7 @@ fn strike(stage: &Stage, program: &str, words: &[&str], blow: Blow, in_silence: 
     command.current_dir(stage.path(if words[0] == "push" { "near" } else { "" }));
     let mut child = command.process_group(0).stdin(Stdio::null()).spawn().expect("the client starts");
     let some = stage.passed() + 300_000;
-    wait_until(Duration::from_secs(20), "the client is at work", || stage.passed() > some);
+    wait_until("the client is at work", || stage.passed() > some);
     assert!(!stage.left_running().is_empty(), "a client at work is seen");
     stage.links.iter().for_each(|link| link.swallow(in_silence));
     let pid = Pid::from_raw(child.id() as i32).expect("a pid");

@@ -1,7 +1,9 @@
 //! Deaths are not ends of file: whoever is killed in the middle, no command
 //! reads an end that was not sent, nothing runs twice, and nothing is left.
 
-use crate::homes::{Chance, PLUMB, Peer, kill_9, noise, pair_up, processes_with, read_up_to, seed, wait_until};
+use crate::homes::{
+    Chance, PLUMB, Peer, kill_9, noise, pair_up, parent, processes_with, read_up_to, seed, wait_for, wait_until,
+};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,15 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long the other side may take to end.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// A restarted command that has run so long was not interrupted.
-const SETTLED: Duration = Duration::from_secs(4);
-
 /// Who is killed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Victim {
-    Plumb,
     Keeper,
     Guard,
 }
@@ -92,21 +88,22 @@ impl<'a> Trial<'a> {
         self.b.ids("jobs").into_iter().find(|id| !self.known.contains(id))
     }
 
-    /// Kills, as soon as there is somebody to kill. Without one it waits; false if none came.
-    fn kill(&mut self, victim: Victim) -> bool {
-        let until = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < until {
+    /// Kills a keeper or its guard, as soon as there is one; gives the keeper's pid.
+    fn kill(&self, victim: Victim) -> u32 {
+        wait_for("there is somebody to kill", || {
+            let keeper = keeper(self.b)?;
             let found = match victim {
-                Victim::Plumb => Some(self.plumb.id()),
-                Victim::Keeper => keeper(self.b),
-                Victim::Guard => keeper(self.b).and_then(|keeper| self.b.child_of(keeper)),
+                Victim::Keeper => Some(keeper),
+                Victim::Guard => self.b.child_of(keeper),
             };
-            if found.is_some_and(kill_9) {
-                return true;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        false
+            found.is_some_and(kill_9).then_some(keeper)
+        })
+    }
+
+    /// The keeper that has started the command.
+    fn started_by(&self) -> Option<u32> {
+        let text = std::fs::read_to_string(self.b.spool(&format!("jobs/{}/run.started", self.job()?))).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("keeper=")?.parse().ok())
     }
 
     /// Nothing of the job runs any more.
@@ -136,7 +133,7 @@ impl Drop for Trial<'_> {
 /// The keeper that the daemon started; its guard has the same command line.
 fn keeper(peer: &Peer) -> Option<u32> {
     let daemon = peer.daemon_pid()?;
-    peer.children("keeper").into_iter().find(|pid| crate::homes::parent(*pid) == Some(daemon))
+    peer.children("keeper").into_iter().find(|pid| parent(*pid) == Some(daemon))
 }
 
 /// `plumb` is killed: the command ends as one whose input broke off.
@@ -148,13 +145,13 @@ fn plumb_dies(points: usize, name: &str) {
         let delay = chance.below_millis(if bulk { 2000 } else { 300 });
         let mut trial = Trial::begin(&a, &b, number, bulk);
         std::thread::sleep(delay);
-        assert!(trial.kill(Victim::Plumb));
+        trial.plumb.kill().unwrap();
         trial.plumb.wait().unwrap();
         let died = Instant::now();
         let gone = || trial.is_quiet() && trial.a.ids("queue").is_empty() && trial.b.ids("rqueue").is_empty();
         let over = || gone() && trial.job().is_none_or(|id| trial.b.spool(&format!("jobs/{id}/over")).exists());
         // Nothing may be there yet of what is still to come: quiet is what stays so.
-        wait_until(PATIENCE, "the other side ends", || {
+        wait_until("the other side ends", || {
             over() && trial.a.ids("jobs").is_empty() && {
                 std::thread::sleep(Duration::from_millis(50));
                 over()
@@ -181,25 +178,19 @@ fn helper_dies(victim: Victim, points: usize, name: &str) {
         let delay = chance.below_millis(if bulk { 2000 } else { 300 });
         let mut trial = Trial::begin(&a, &b, number, bulk);
         std::thread::sleep(delay);
-        assert!(trial.kill(victim), "there is a {victim:?}");
+        let first = trial.kill(victim);
         let died = Instant::now();
-        let status = loop {
-            if let Some(status) = trial.plumb.try_wait().unwrap() {
-                break Some(status);
-            }
-            if died.elapsed() > SETTLED && trial.runs() == 1 && keeper(&b).is_some() {
-                break None;
-            }
-            assert!(died.elapsed() < PATIENCE, "plumb neither ends nor does the command run again");
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        let status = wait_for("plumb ends, or another keeper has started the command", || {
+            let by_another = trial.started_by().is_some_and(|keeper| keeper != first) && trial.runs() == 1;
+            trial.plumb.try_wait().unwrap().map(Some).or(by_another.then_some(None))
+        });
         assert!(!trial.saw_eof(), "the command read an end of file that was never sent");
         match status {
             Some(status) => {
                 let took = died.elapsed();
                 let said = read_up_to(trial.plumb.stderr.take().unwrap(), 64 << 10);
                 let said = String::from_utf8_lossy(&said).into_owned();
-                wait_until(PATIENCE, "no process is left", || trial.is_quiet());
+                wait_until("no process is left", || trial.is_quiet());
                 let outcome = trial.outcome();
                 println!(
                     "{victim:?} killed after {delay:?} (bulk: {bulk}): {outcome}, {} runs, {took:?}",
@@ -265,7 +256,7 @@ fn an_end_of_file_that_is_sent_is_seen() {
     let (a, b) = pair_up();
     for number in 0..2 {
         let mut trial = Trial::begin(&a, &b, number, number == 1);
-        wait_until(PATIENCE, "it runs", || trial.runs() == 1);
+        wait_until("it runs", || trial.runs() == 1);
         assert!(!trial.saw_eof());
         trial.writer.take().unwrap().end();
         assert_eq!(trial.plumb.wait().unwrap().code(), Some(0));

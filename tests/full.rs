@@ -2,7 +2,7 @@
 //! nothing, and goes on by itself. On a small one of our own, so it needs root.
 
 use crate::homes::{PLUMB, Peer, noise, wait_until};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,7 +117,7 @@ fn a_running_job_waits(side: Side) {
     let full = if side == Side::Sender { &a } else { &b };
     // What is waited for until a first job runs is not what this is about.
     a.plumb(&["b", "true"], b"").good();
-    wait_until(Duration::from_secs(20), "it is forgotten", || a.ids("jobs").is_empty());
+    wait_until("it is forgotten", || a.ids("jobs").is_empty());
     let (mut child, mut stdin) = start(&a, "echo ready; cat");
     let mut stdout = child.stdout.take().expect("a pipe");
     let mut ready = [0; 6];
@@ -133,9 +133,15 @@ fn a_running_job_waits(side: Side) {
     });
     let id = a.ids("jobs").remove(0);
     let why = || full.netplumb(&["why", &id]).good().text();
-    wait_until(Duration::from_secs(20), "why says it", || why().contains("disk_full"));
+    wait_until("why says it", || why().contains("disk_full"));
     assert!(full.netplumb(&["jobs"]).good().text().contains("disk_full"));
-    std::thread::sleep(Duration::from_secs(5));
+    let mut said = String::new();
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    if side == Side::Sender {
+        stderr.read_line(&mut said).expect("a pipe");
+        assert!(said.contains("the disk is full"), "{said}");
+    }
+    std::thread::sleep(Duration::from_secs(3));
     assert!(!writer.is_finished() && !reader.is_finished(), "control: it waits");
     assert!(child.try_wait().expect("a child").is_none());
     drop(filler);
@@ -144,12 +150,12 @@ fn a_running_job_waits(side: Side) {
     let output = reader.join().expect("all came");
     assert!(output == input, "{} of {} bytes", output.len(), input.len());
     println!("done {:.1} s after there was room", freed.elapsed().as_secs_f64());
-    let ended = child.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert_eq!(ended.status.code(), Some(0), "{said}");
+    let ended = child.wait().expect("it ends");
+    stderr.read_to_string(&mut said).expect("a pipe");
+    assert_eq!(ended.code(), Some(0), "{said}");
     assert_eq!(said.contains("the disk is full"), side == Side::Sender, "{said}");
     assert!(!full.spool("sick").exists());
-    wait_until(Duration::from_secs(20), "it is forgotten", || a.ids("jobs").is_empty() && a.ids("queue").is_empty());
+    wait_until("it is forgotten", || a.ids("jobs").is_empty() && a.ids("queue").is_empty());
 }
 
 #[test]
@@ -176,7 +182,7 @@ fn an_end_waits(side: Side) {
     let filler = mount.fill();
     std::fs::rename(go.with_extension("d"), &go).expect("a name");
     drop(stdin);
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(3));
     let ended_early = child.try_wait().expect("a child").is_some();
     assert!(side == Side::Sender || !ended_early, "control: nothing could be said");
     drop(filler);
@@ -203,7 +209,7 @@ fn a_new_job_waits(side: Side) {
     let filler = mount.fill();
     let (mut child, stdin) = start(&a, "echo done");
     drop(stdin);
-    std::thread::sleep(Duration::from_secs(6));
+    std::thread::sleep(Duration::from_secs(3));
     assert!(child.try_wait().expect("a child").is_none(), "control: it waits");
     drop(filler);
     let freed = Instant::now();

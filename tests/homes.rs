@@ -1,6 +1,7 @@
 //! Two homes on one machine, each with its daemon, real sockets and a real disk.
 
 use crate::link::Link;
+pub use crate::patience::{PATIENCE, wait_for, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub struct Peer {
     pub home: PathBuf,
     /// Where its service listens.
     pub address: String,
+    /// Variables that all programs of this home find besides.
+    pub env: Vec<(&'static str, String)>,
     daemon: Option<Child>,
     _directory: Option<TempDir>,
 }
@@ -51,12 +54,18 @@ pub fn pair_up() -> (Peer, Peer) {
 /// Two peers that are up, and reach each other only through links of this rate:
 /// the first is the one that `a` dials, the second the one that `b` dials.
 pub fn pair_behind_links(bytes_per_second: u64) -> (Peer, Peer, [Link; 2]) {
-    let (mut a, mut b) = (Peer::new("a", None), Peer::new("b", None));
+    let (mut a, mut b, links) = pair_with_links(bytes_per_second);
+    a.up();
+    b.up();
+    (a, b, links)
+}
+
+/// The same, and neither is up.
+pub fn pair_with_links(bytes_per_second: u64) -> (Peer, Peer, [Link; 2]) {
+    let (a, b) = (Peer::new("a", None), Peer::new("b", None));
     let links = [&b, &a].map(|target| Link::open(&target.address, bytes_per_second).expect("a link"));
     a.knows(&b, &links[0].address.to_string());
     b.knows(&a, &links[1].address.to_string());
-    a.up();
-    b.up();
     (a, b, links)
 }
 
@@ -105,7 +114,8 @@ impl Peer {
         };
         let directory = directory.expect("a directory for a home");
         let home = directory.path().join(name);
-        let peer = Peer { name, home, address: address.into(), daemon: None, _directory: Some(directory) };
+        let (address, env) = (address.into(), Vec::new());
+        let peer = Peer { name, home, address, env, daemon: None, _directory: Some(directory) };
         peer.netplumb(&[&["keygen", "--name", name], words].concat()).good();
         peer
     }
@@ -138,6 +148,7 @@ impl Peer {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("NETPLUMB_HOME", &self.home).env_remove("PLUMB_LOG").env("PLUMB_NO_PROGRESS", "1");
+        command.envs(self.env.iter().cloned());
         command
     }
 
@@ -161,9 +172,7 @@ impl Peer {
         if self.address.is_empty() {
             return;
         }
-        wait_until(Duration::from_secs(20), "the service listens", || {
-            std::net::TcpStream::connect(&self.address).is_ok()
-        });
+        wait_until("the service listens", || std::net::TcpStream::connect(&self.address).is_ok());
     }
 
     /// Starts the daemon.
@@ -400,13 +409,22 @@ pub fn send(pid: u32, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid, signal).expect("it is there");
 }
 
-/// Waits until something is so; panics with what it was when the time is up.
-pub fn wait_until(patience: Duration, what: &str, so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !so() {
-        assert!(started.elapsed() < patience, "not within {patience:?}: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+/// So much of a job's input is at its recipient, in bytes.
+pub fn arrived(recipient: &Peer, id: &str) -> u64 {
+    let entries = std::fs::read_dir(recipient.spool(&format!("jobs/{id}/in/1"))).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// What a `plumb` without `-q` told of that stood in its way. A step that took long is left out:
+/// that is the disk's affair.
+pub fn hindrances(stderr: &str) -> Vec<&str> {
+    let steps = ["no answer yet", "its key is awaited", "its receipt is awaited", "another process works on it"];
+    stderr.lines().filter(|line| !steps.iter().any(|step| line.contains(step))).collect()
+}
+
+/// The words of a shell that waits until this file is there.
+pub fn until_there(file: &Path) -> String {
+    format!("until test -e '{}'; do sleep 0.05; done", file.display())
 }
 
 /// What a program gave.

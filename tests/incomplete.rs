@@ -4,7 +4,7 @@
 
 use crate::homes::{
     Chance, PLUMB, Peer, as_file, kill_9, noise, pair_behind_links, pair_up, processes_with, read_up_to, seed, send,
-    wait_until,
+    wait_for, wait_until,
 };
 use crate::link::Link;
 use rustix::process::Signal;
@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long either side may take to end.
-const PATIENCE: Duration = Duration::from_secs(40);
 const MIB: usize = 1 << 20;
 
 /// A command that reads its input, and leaves a trace when that ends.
@@ -24,13 +22,17 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
+    fn traces(b: &Peer, name: &str) -> PathBuf {
+        b.home.join(format!("traces-{name}"))
+    }
+
     fn begin(a: &Peer, b: &'a Peer, name: &str, options: &[&str], stdin: Stdio) -> Trial<'a> {
-        let traces = b.home.join(format!("traces-{name}"));
+        let traces = Trial::traces(b, name);
         std::fs::create_dir(&traces).expect("a directory");
         let dir = traces.display();
         let text = format!("echo $$ >{dir}/started; cat >{dir}/copy; touch {dir}/saw-eof");
         let mut command = a.command(PLUMB);
-        command.args(options).args(["b", &text]).stdin(stdin).stderr(Stdio::piped());
+        command.arg("-q").args(options).args(["b", &text]).stdin(stdin).stderr(Stdio::piped());
         Trial { b, traces, plumb: command.spawn().expect("plumb starts") }
     }
 
@@ -40,14 +42,7 @@ impl<'a> Trial<'a> {
 
     /// Waits for the end; what `plumb` said.
     fn end(&mut self) -> (Option<i32>, String) {
-        let began = Instant::now();
-        let status = loop {
-            match self.plumb.try_wait().unwrap() {
-                Some(status) => break status,
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-            assert!(began.elapsed() < PATIENCE, "plumb does not end");
-        };
+        let status = wait_for("plumb ends", || self.plumb.try_wait().unwrap());
         let said = read_up_to(self.plumb.stderr.take().unwrap(), 64 << 10);
         (status.code(), String::from_utf8_lossy(&said).into_owned())
     }
@@ -59,7 +54,7 @@ impl<'a> Trial<'a> {
             self.b.children("keeper").is_empty()
                 && processes_with(&self.traces.display().to_string()).iter().all(|pid| *pid == ours)
         };
-        wait_until(PATIENCE, "nothing is left of the command", quiet);
+        wait_until("nothing is left of the command", quiet);
     }
 
     /// It must end as one whose input broke off, and its command must have seen no end.
@@ -106,14 +101,17 @@ fn a_producer_that_exits_0_gives_an_end_of_file() {
 #[test]
 fn a_producer_that_fails_gives_none() {
     let (a, b) = pair_up();
+    // COPIED: until what was written is there.
     for (name, from, how) in [
-        ("status", "printf 12345; sleep 0.3; exit 3", "the producer exited 3 after 5 bytes, so the command was killed"),
-        ("at once", "printf 12345; exit 3", "the producer exited 3 after "),
-        ("late", "printf 12345; exec >&-; sleep 0.3; exit 4", "the producer exited 4 after 5 bytes"),
-        ("signal", "printf 12345; sleep 0.3; kill -9 $$", "the producer was killed by signal 9 after 5 bytes"),
+        ("status", "printf 12345; COPIED; exit 3", "the producer exited 3 after 5 bytes, so the command was killed"),
+        ("at-once", "printf 12345; exit 3", "the producer exited 3 after "),
+        ("late", "printf 12345; exec >&-; COPIED; exit 4", "the producer exited 4 after 5 bytes"),
+        ("signal", "printf 12345; COPIED; kill -9 $$", "the producer was killed by signal 9 after 5 bytes"),
         ("nothing", "no-such-program-anywhere", "the producer exited 127 after 0 bytes"),
     ] {
-        let mut trial = Trial::begin(&a, &b, name, &["-from", from], Stdio::null());
+        let copy = Trial::traces(&b, name).join("copy");
+        let from = from.replace("COPIED", &format!("until test -s {}; do sleep 0.05; done", copy.display()));
+        let mut trial = Trial::begin(&a, &b, name, &["-from", &from], Stdio::null());
         let said = trial.ends_incomplete();
         assert!(said.contains(how), "{name}: {said}");
     }
@@ -131,13 +129,13 @@ fn a_command_that_did_not_wait_for_a_producer_that_failed_has_no_success() {
     let mut plumb = command.args([&from, "b", &text]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let id = || b.ids("jobs").into_iter().next();
     let has = |mark: &str| id().is_some_and(|id| b.spool(&format!("jobs/{id}/{mark}")).exists());
-    wait_until(PATIENCE, "it runs", || made.exists() && has("run.started"));
+    wait_until("it runs", || made.exists() && has("run.started"));
     links.iter().for_each(|link| link.swallow(true));
     std::fs::write(&gone, "").unwrap();
-    wait_until(PATIENCE, "the command has ended", || has("run.exit"));
+    wait_until("the command has ended", || has("run.exit"));
     std::fs::write(&go, "").unwrap();
     let log = a.spool(&format!("jobs/{}/out/1", id().unwrap()));
-    wait_until(PATIENCE, "the producer has failed", || spool_end(&log));
+    wait_until("the producer has failed", || spool_end(&log));
     links.iter().for_each(|link| link.swallow(false));
     let status = plumb.wait().unwrap();
     let said = read_up_to(plumb.stderr.take().unwrap(), 64 << 10);
@@ -154,10 +152,10 @@ fn a_producer_that_nobody_wants_ends_with_the_command() {
     let from = format!("-from=trap '' TERM; echo $$ >{}; while :; do echo x; done", pid.display());
     for (text, status) in [("head -c 100000 >/dev/null; exit 5", 5), ("exec <&-; sleep 0.5; exit 6", 6), ("exit 0", 0)]
     {
-        let ran = a.plumb(&[&from, "b", text], b"");
+        let ran = a.plumb(&["-q", &from, "b", text], b"");
         assert_eq!((ran.status, ran.stderr.as_str()), (status, ""), "{text}");
         let producer = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
-        wait_until(Duration::from_secs(5), "the producer is gone", || has_ended(producer));
+        wait_until("the producer is gone", || has_ended(producer));
     }
 }
 
@@ -168,14 +166,14 @@ fn signals_that_end_the_job_end_the_producer() {
         let pid = a.home.join(name);
         let from = format!("-from=echo $$ >{}; while :; do echo x; sleep 0.01; done", pid.display());
         let mut trial = Trial::begin(&a, &b, name, &[&from], Stdio::null());
-        wait_until(PATIENCE, "it runs", || trial.has("started") && trial.has("copy"));
+        wait_until("it runs", || trial.has("started") && trial.has("copy"));
         send(trial.plumb.id(), signal);
         let (status, said) = trial.end();
         assert_eq!(status, Some(128 + signal.as_raw()), "{said}");
         trial.wait_until_quiet();
         assert!(!trial.has("saw-eof"));
         let producer = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
-        wait_until(Duration::from_secs(5), "the producer is gone", || has_ended(producer));
+        wait_until("the producer is gone", || has_ended(producer));
     }
 }
 
@@ -196,12 +194,12 @@ fn killed_on_the_way(producer_dies: bool, points: usize, name: &str) {
         let mut trial = Trial::begin(&a, &b, &number.to_string(), &options, Stdio::null());
         match number % 4 {
             // As soon as it is there, or somewhere before or after the offset.
-            0 => wait_until(PATIENCE, "the producer runs", || std::fs::metadata(&pid).is_ok_and(|it| it.len() > 1)),
+            0 => wait_until("the producer runs", || std::fs::metadata(&pid).is_ok_and(|it| it.len() > 1)),
             1 => {
-                wait_until(PATIENCE, "the producer runs", || std::fs::metadata(&pid).is_ok_and(|it| it.len() > 1));
+                wait_until("the producer runs", || std::fs::metadata(&pid).is_ok_and(|it| it.len() > 1));
                 std::thread::sleep(chance.below_millis(150));
             }
-            _ => wait_until(PATIENCE, "it is made", || made.exists()),
+            _ => wait_until("it is made", || made.exists()),
         }
         let producer: u32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
         if producer_dies {
@@ -211,8 +209,8 @@ fn killed_on_the_way(producer_dies: bool, points: usize, name: &str) {
         } else {
             assert!(kill_9(trial.plumb.id()));
             trial.plumb.wait().unwrap();
-            wait_until(Duration::from_secs(5), "the producer dies with it", || has_ended(producer));
-            wait_until(PATIENCE, "both sides are done with it", || {
+            wait_until("the producer dies with it", || has_ended(producer));
+            wait_until("both sides are done with it", || {
                 a.ids("jobs").is_empty() && a.ids("queue").is_empty() && b.ids("rqueue").is_empty()
             });
             trial.wait_until_quiet();
@@ -315,19 +313,19 @@ fn damage_of_the_input_on_our_disk_is_no_end_of_file() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let options: &[&str] = if number % 2 == 0 { &[] } else { &["-z"] };
         let mut trial = Trial::begin(&a, &b, &format!("{number}"), options, reader.into());
-        wait_until(PATIENCE, "it runs", || trial.has("copy"));
+        wait_until("it runs", || trial.has("copy"));
         held_up(&links, true);
         std::io::Write::write_all(&mut writer, &noise(12 * MIB, 8)).unwrap();
         drop(writer);
         let log = a.spool(&format!("jobs/{}/out/1", a.ids("jobs")[0]));
-        wait_until(PATIENCE, "the END is there", || spool_end(&log));
+        wait_until("the END is there", || spool_end(&log));
         std::thread::sleep(Duration::from_millis(100));
         harm(&log, damage);
         let began = Instant::now();
         held_up(&links, false);
         let said = trial.ends_incomplete();
         println!("{damage:?}: {:.1} s: {}", began.elapsed().as_secs_f64(), said.trim());
-        wait_until(PATIENCE, "it is over here", || a.ids("jobs").is_empty());
+        wait_until("it is over here", || a.ids("jobs").is_empty());
     }
 }
 
@@ -343,12 +341,12 @@ fn input_that_is_damaged_while_it_grows_is_found_too() {
     for (number, damage) in [Harm::Flip(1000), Harm::Cut(100_000), Harm::Nothing].into_iter().enumerate() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let mut trial = Trial::begin(&a, &b, &format!("{number}"), &[], reader.into());
-        wait_until(PATIENCE, "it runs", || trial.has("copy"));
+        wait_until("it runs", || trial.has("copy"));
         held_up(&links, true);
         std::io::Write::write_all(&mut writer, &noise(12 * MIB, 8)).unwrap();
         let log = a.spool(&format!("jobs/{}/out/1", a.ids("jobs")[0]));
         let size = |n: &str| std::fs::metadata(log.join(n)).map_or(0, |it| it.len());
-        wait_until(PATIENCE, "it is in the log", || size("0") + size("1") >= 12 << 20);
+        wait_until("it is in the log", || size("0") + size("1") >= 12 << 20);
         harm(&log, damage);
         held_up(&links, false);
         std::io::Write::write_all(&mut writer, &noise(MIB, 9)).unwrap();
@@ -381,32 +379,25 @@ fn damage_of_the_output_on_the_other_disk_is_told() {
     {
         let (go, data) = (b.home.join(format!("go-{number}")), b.home.join("data"));
         std::fs::write(&data, noise(10 * MIB, 3)).unwrap();
-        let last = if ends { "exit 0" } else { "sleep 60" };
+        let last = if ends { "exit 0" } else { "sleep 1000" };
         let wait = format!("until test -e {}; do sleep 0.05; done", go.display());
         let mut command = a.command(PLUMB);
         command.args(["b", &format!("{wait}; cat {}; {last}", data.display())]).stdin(Stdio::null());
         let mut plumb = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = plumb.stdout.take().unwrap();
         let reader = std::thread::spawn(move || read_up_to(stdout, 11 * MIB).len());
-        let known: Vec<String> = a.ids("jobs");
         let job = || b.ids("jobs").into_iter().find(|id| !b.spool(&format!("jobs/{id}/over")).exists());
-        wait_until(PATIENCE, "it runs", || job().is_some_and(|id| b.spool(&format!("jobs/{id}/run.started")).exists()));
+        wait_until("it runs", || job().is_some_and(|id| b.spool(&format!("jobs/{id}/run.started")).exists()));
         links[0].swallow(true);
         std::fs::write(&go, "").unwrap();
         let dir = b.spool(&format!("jobs/{}", job().unwrap()));
         let there = || dir.join("out/2/1").metadata().is_ok_and(|it| it.len() > 2 << 20);
-        wait_until(PATIENCE, "the output is there", || there() && (!ends || dir.join("run.exit").exists()));
-        wait_until(PATIENCE, "the keeper is gone", || !ends || b.children("keeper").is_empty());
+        wait_until("the output is there", || there() && (!ends || dir.join("run.exit").exists()));
+        wait_until("the keeper is gone", || !ends || b.children("keeper").is_empty());
         harm(&dir.join("out/2"), damage);
         let began = Instant::now();
         links[0].swallow(false);
-        let status = loop {
-            match plumb.try_wait().unwrap() {
-                Some(status) => break status.code(),
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-            assert!(began.elapsed() < PATIENCE, "{damage:?}: plumb does not end ({known:?})");
-        };
+        let status = wait_for(&format!("{damage:?}: plumb ends"), || plumb.try_wait().unwrap()).code();
         let said = read_up_to(plumb.stderr.take().unwrap(), 64 << 10);
         let said = String::from_utf8_lossy(&said).into_owned();
         println!("{damage:?}, ends {ends}: {:.1} s: {}", began.elapsed().as_secs_f64(), said.trim());
@@ -417,6 +408,6 @@ fn damage_of_the_output_on_the_other_disk_is_told() {
         assert_eq!(status, Some(255), "{damage:?}: {said}");
         assert_eq!(said.lines().last(), Some("plumb: origin=transport status=76 reason=output-incomplete"), "{said}");
         assert!(said.contains("outcome unknown"), "{said}");
-        wait_until(PATIENCE, "nothing is left", || b.children("keeper").is_empty());
+        wait_until("nothing is left", || b.children("keeper").is_empty());
     }
 }

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 
@@ -44,18 +44,6 @@ impl Fed {
 
     fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
-    }
-
-    /// Waits until nothing more is taken from us; how much was.
-    fn blocked(&self) -> u64 {
-        let mut last = (self.written(), Instant::now());
-        while last.1.elapsed() < Duration::from_secs(2) {
-            if self.written() != last.0 {
-                last = (self.written(), Instant::now());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        last.0
     }
 
     fn end_well(self) -> String {
@@ -125,15 +113,14 @@ fn producer_blocks_at_the_quota(quota: u64, size: u64, off: Duration) {
     a.quota(&b, &format!("job_bytes = \"{}M\"", quota / MIB));
     a.up();
     let watched = Watched::begin(&a, &b);
-    let (fed, started) = (Fed::begin(&a, size), Instant::now());
-    let blocked_at = fed.blocked();
-    assert!(blocked_at < size, "control: the producer blocks");
-    assert!(blocked_at + 32 * MIB > quota, "{blocked_at}: about a quota is taken");
+    let fed = Fed::begin(&a, size);
+    wait_until("about a quota is taken", || fed.written() + 32 * MIB > quota);
     let id = a.ids("jobs").remove(0);
-    let why = a.netplumb(&["why", &id]).good().text();
-    assert!(why.contains("quota"), "{why}");
-    std::thread::sleep(off.saturating_sub(started.elapsed()));
-    assert_eq!(fed.written(), blocked_at, "it waits, and nothing more is taken");
+    wait_until("why says it", || a.netplumb(&["why", &id]).good().text().contains("quota"));
+    std::thread::sleep(off);
+    // What is not in the log is in pipes.
+    let blocked_at = fed.written();
+    assert!(blocked_at < (quota + 4 * MIB).min(size), "the producer does not block: {blocked_at}");
     b.up();
     let said = fed.end_well();
     let most = watched.end();
@@ -150,7 +137,7 @@ fn producer_blocks_at_the_quota(quota: u64, size: u64, off: Duration) {
 
 #[test]
 fn a_producer_blocks_at_the_quota_and_nothing_fails() {
-    producer_blocks_at_the_quota(64 * MIB, 160 * MIB, Duration::from_secs(3));
+    producer_blocks_at_the_quota(64 * MIB, 160 * MIB, Duration::from_secs(2));
 }
 
 #[test]
@@ -165,7 +152,7 @@ fn a_producer_within_the_quota_ends_while_the_receiver_is_off() {
     a.quota(&b, "job_bytes = \"128M\"");
     a.up();
     let fed = Fed::begin(&a, 2 * WINDOW);
-    wait_until(Duration::from_secs(60), "all of it is taken", || fed.writer.is_finished());
+    wait_until("all of it is taken", || fed.writer.is_finished());
     b.up();
     fed.end_well();
 }
@@ -175,9 +162,10 @@ fn without_a_quota_a_producer_blocks_at_its_window() {
     let (mut a, mut b) = pair();
     a.up();
     let fed = Fed::begin(&a, 2 * WINDOW);
-    let blocked_at = fed.blocked();
+    wait_until("about a window is taken", || fed.written() + MIB > WINDOW);
+    std::thread::sleep(Duration::from_secs(2));
     // What is not in the log is in pipes.
-    assert!((WINDOW - MIB..WINDOW + 4 * MIB).contains(&blocked_at), "{blocked_at}");
+    assert!(fed.written() < WINDOW + 4 * MIB, "the producer does not block: {}", fed.written());
     b.up();
     fed.end_well();
 }
@@ -195,11 +183,11 @@ fn both_directions_at_the_quota_go_on() {
     command.args(["b", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("plumb starts");
     let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let input = noise(200 * MIB as usize, 3);
+    let input = noise(160 * MIB as usize, 3);
     let (sent, watched) = (input.clone(), Watched::begin(&a, &b));
     let writer = std::thread::spawn(move || stdin.write_all(&sent).expect("plumb reads on"));
     // Nobody reads what comes back: everything fills up.
-    wait_until(Duration::from_secs(60), "both sides stand still", || {
+    wait_until("both sides stand still", || {
         let now = [a.spool_size(), b.spool_size()];
         std::thread::sleep(Duration::from_millis(1500));
         now[0] > 16 * MIB && now[1] > 16 * MIB && now == [a.spool_size(), b.spool_size()]

@@ -2,15 +2,14 @@
 //! once, and its daemon starts again. What each class of job is promised then.
 //! (That a real reboot also changes the boot id is `loop`'s and `spool`'s to know.)
 
-use crate::homes::{Chance, PLUMB, Peer, kill_9, noise, pair_up, processes_with, read_up_to, seed, wait_until};
+use crate::homes::{
+    Chance, PLUMB, Peer, kill_9, noise, pair_up, processes_with, read_up_to, seed, wait_for, wait_until,
+};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
-/// How long plumb may take to end after that.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// More than two segments: what would be forgotten can be.
 const INPUT: usize = 20 << 20;
 
@@ -124,20 +123,13 @@ impl<'a> Trial<'a> {
             kill_9(pid);
         }
         self.b.kill();
-        wait_until(PATIENCE, "all are gone", || self.alive().is_empty());
+        wait_until("all are gone", || self.alive().is_empty());
         self.b.up_without_waiting();
     }
 
     fn end(mut self) -> Seen {
         let (mut out, mut err) = (self.plumb.stdout.take().expect("a pipe"), self.plumb.stderr.take().expect("a pipe"));
-        let began = Instant::now();
-        let status = loop {
-            match self.plumb.try_wait().expect("it is ours") {
-                Some(status) => break status.code(),
-                None if began.elapsed() > PATIENCE => panic!("plumb does not end"),
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        };
+        let status = wait_for("plumb ends", || self.plumb.try_wait().expect("it is ours")).code();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let (stdout, said) = (text(read_up_to(&mut out, 64 << 10)), text(read_up_to(&mut err, 64 << 10)));
         let last_line = said.lines().last().unwrap_or_default().to_string();
@@ -168,7 +160,7 @@ fn strikes(class: Class, points: usize, name: &str, left: bool) -> Vec<Seen> {
         let mut trial = Trial::begin(&a, &mut b, class, if left { &["-detach"] } else { &[] }, number);
         let id = left.then(|| trial.left());
         if within {
-            wait_until(PATIENCE, "it runs", || trial.runs() == 1);
+            wait_until("it runs", || trial.runs() == 1);
         }
         let delay = chance.below_millis(if within { 900 } else { 1500 });
         std::thread::sleep(delay);

@@ -37,7 +37,7 @@ fn openssl_accepts_every_certificate() {
     assert_eq!(openssl(&["verify", "-CAfile", ca.to_str().unwrap(), verify.to_str().unwrap()], b"").status, 0);
     assert!(verifies(&ca, &verify, &certs(&a, "peer.pem")));
 
-    wait_until(Duration::from_secs(30), "one-time keys are made", || a.ids("onetime").len() == 64);
+    wait_until("one-time keys are made", || a.ids("onetime").len() == 64);
     let onetime: Vec<PathBuf> = a.ids("onetime").iter().map(|id| a.spool(&format!("onetime/{id}/cert.pem"))).collect();
     for certificate in &onetime {
         assert!(verifies(&ca, &verify, certificate), "{}", certificate.display());
@@ -48,7 +48,7 @@ fn openssl_accepts_every_certificate() {
     let mut command = a.command(PLUMB);
     let mut plumb = command.args(["b", "true"]).stdin(Stdio::null()).spawn().unwrap();
     let sealed = || a.ids("queue").first().map(|id| a.spool(&format!("queue/{id}/sealed")));
-    wait_until(Duration::from_secs(20), "the message is sealed", || sealed().is_some_and(|path| path.exists()));
+    wait_until("the message is sealed", || sealed().is_some_and(|path| path.exists()));
     let path = sealed().unwrap();
     let (message, dumped) = (a.home.join("message.pem"), a.netplumb(&["dump", path.to_str().unwrap()]).good().text());
     std::fs::write(&message, message_certificate(&std::fs::read(&path).unwrap())).unwrap();
@@ -167,7 +167,7 @@ fn no_text_of_a_job_lies_in_a_spool_a_log_or_a_process_list() {
             let places = found(peer, secret, &[]);
             assert!(places.is_empty(), "{place}: {secret} of {} in {places:?}", peer.name);
         }
-        wait_until(Duration::from_secs(20), "it is over", || {
+        wait_until("it is over", || {
             a.ids("jobs").is_empty() && !b.spool(&format!("jobs/{}/in", b.ids("jobs")[0])).exists()
         });
     }

@@ -1,7 +1,7 @@
 //! Strangers cost nothing: whatever they send, they leave no trace, cause no
 //! connection, get no memory to speak of, and keep no peer out.
 
-use crate::homes::{Chance, Peer, pair, pair_up, peak_kib, seed, wait_until};
+use crate::homes::{Chance, PATIENCE, Peer, pair, pair_up, peak_kib, seed, wait_until};
 use rustix::net::{AddressFamily, SocketType};
 use spool::crypto::Key;
 use spool::name::{Chan, MsgId, Nonce, Username};
@@ -124,7 +124,7 @@ fn flood(flood: &Flood, target: SocketAddr, requests: &[Vec<u8>], seed: u64) -> 
 
 fn is_refused(source: Ipv4Addr, target: SocketAddr, request: &[u8]) -> bool {
     let Some(mut stream) = connect_from(source, target) else { return false };
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    let _ = stream.set_read_timeout(Some(PATIENCE));
     let _ = stream.write_all(request);
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).is_ok() && &answer == b"HTTP/1.1 404"
@@ -182,7 +182,7 @@ fn rest(peer: &Peer, jobs: usize) -> BTreeMap<String, usize> {
         (count("jobs/ID/over"), count("jobs/ID/acked"), count("rqueue/ID"), count("running/ID")) == (jobs, jobs, 0, 0)
             && !traces.keys().any(|name| name.contains("/.") || name.ends_with("/in") || name.ends_with("/why"))
     };
-    wait_until(Duration::from_secs(60), "all jobs are over", || at_rest(&traces(peer)));
+    wait_until("all jobs are over", || at_rest(&traces(peer)));
     traces(peer)
 }
 
@@ -315,7 +315,7 @@ fn ten_thousand_strangers_leave_no_trace_and_keep_no_peer_out() {
 fn the_traps_catch_what_they_are_for() {
     let trap = Trap::set();
     let stream = TcpStream::connect(trap.address).unwrap();
-    wait_until(Duration::from_secs(5), "the trap counts", || trap.dialled() == 1);
+    wait_until("the trap counts", || trap.dialled() == 1);
     let SocketAddr::V4(address) = trap.address else { panic!("IPv4") };
     assert!(dialled_by(std::process::id(), 0).contains(&address), "a connection of ours is found");
     drop(stream);

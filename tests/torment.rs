@@ -1,6 +1,6 @@
 //! Two homes with clients that know nothing of us, and what goes wrong while these are at work.
 
-use crate::homes::{PLUMB, Peer, Ran, Sampler, pair_behind_links, pair_turned, processes_with, run};
+use crate::homes::{PATIENCE, PLUMB, Peer, Ran, Sampler, pair_behind_links, pair_turned, processes_with, run};
 use crate::link::Link;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -24,6 +24,35 @@ pub fn turned(rate: u64) -> (Peer, Peer, Vec<Link>) {
     (a, b, vec![link])
 }
 
+/// When something goes wrong the next time: at a steady pace until it has so often, then rarer and
+/// rarer. Where a disk is slow, whatever is killed at a steady pace would never get anywhere.
+pub struct Pace {
+    at: Instant,
+    every: Duration,
+    steady: u32,
+}
+
+impl Pace {
+    /// The first time is after one interval.
+    pub fn new(every: Duration, steady: u32) -> Pace {
+        Pace { at: Instant::now() + every, every, steady }
+    }
+
+    /// Is it time?
+    pub fn is_due(&self) -> bool {
+        Instant::now() >= self.at
+    }
+
+    /// It was done: the next time is after one more interval.
+    pub fn step(&mut self) {
+        match self.steady.checked_sub(1) {
+            Some(left) => self.steady = left,
+            None => self.every = self.every * 5 / 4,
+        }
+        self.at = Instant::now() + self.every;
+    }
+}
+
 /// What goes wrong while a client is at work.
 #[derive(Clone, Copy)]
 pub struct Torment {
@@ -31,7 +60,7 @@ pub struct Torment {
     pub rate: u64,
     /// Every connection is closed this often.
     pub cut_every: Duration,
-    /// All six daemon processes are killed this often; those that a supervisor restarts are.
+    /// All six daemon processes are killed this often, at first; those that a supervisor restarts are.
     pub kill_every: Duration,
     /// Of each client's time: when the links swallow everything, and for how long.
     pub silence: (Duration, Duration),
@@ -69,26 +98,28 @@ pub struct Stage {
     work: TempDir,
     torment: Torment,
     sampler: Option<Sampler>,
-    cut_at: Instant,
-    kill_at: Instant,
+    cut: Pace,
+    kill: Pace,
     cuts: u64,
     kills: u64,
     silences: u64,
 }
 
-/// A client after so long hangs.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// A client after so long hangs: it has much to do.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(900);
+/// So often at a steady pace.
+const CUTS_STEADY: u32 = 40;
+const KILLS_STEADY: u32 = 6;
 
 impl Stage {
     pub fn set(pair: Pair, torment: Torment) -> Stage {
         let (a, b, links) = pair(torment.rate);
         let sampler = Some(Sampler::begin(&[&a, &b]));
-        let now = Instant::now();
-        let (cut_at, kill_at) = (now + torment.cut_every, now + torment.kill_every);
+        let (cut, kill) = (Pace::new(torment.cut_every, CUTS_STEADY), Pace::new(torment.kill_every, KILLS_STEADY));
         let work = tempfile::tempdir().expect("a directory");
         fs::create_dir(work.path().join("home")).expect("a directory");
         let (cuts, kills, silences) = (0, 0, 0);
-        Stage { peers: [a, b], links, work, torment, sampler, cut_at, kill_at, cuts, kills, silences }
+        Stage { peers: [a, b], links, work, torment, sampler, cut, kill, cuts, kills, silences }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -150,7 +181,7 @@ impl Stage {
             }
             std::thread::sleep(Duration::from_millis(5));
             let now = Instant::now();
-            if now > started + PATIENCE {
+            if now > started + CLIENT_PATIENCE {
                 let _ = child.kill();
                 panic!("{:?} {} hangs", command.get_program(), words(command));
             }
@@ -163,12 +194,12 @@ impl Stage {
                 silent_until = None;
                 self.links.iter().for_each(|link| link.swallow(false));
             }
-            if now >= self.cut_at {
-                self.cut_at = now + self.torment.cut_every;
+            if self.cut.is_due() {
+                self.cut.step();
                 self.cuts += u64::from(self.links.iter().map(Link::cut).sum::<usize>() > 0);
             }
-            if now >= self.kill_at {
-                self.kill_at = now + self.torment.kill_every;
+            if self.kill.is_due() {
+                self.kill.step();
                 self.kills += self.peers.iter_mut().map(Peer::lose_every_daemon).sum::<u64>();
             }
         }
@@ -269,7 +300,7 @@ pub fn wait_until_empty(what: impl Fn() -> Vec<String>) {
         if left.is_empty() {
             return;
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "left behind: {left:#?}");
+        assert!(started.elapsed() < PATIENCE, "left behind: {left:#?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

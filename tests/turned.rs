@@ -1,9 +1,10 @@
 //! A peer that nobody can dial takes part like any other: it keeps connections
 //! open, and is asked over them.
 
-use crate::homes::{PLUMB, Peer, Sampler, noise, pair_turned, send, wait_until};
+use crate::homes::{PATIENCE, PLUMB, Peer, Sampler, noise, pair_turned, send, wait_until};
 use crate::link::Link;
 use crate::strangers::dialled_by;
+use crate::torment::Pace;
 use keygen::{Chain, Identity, Pair};
 use rustix::process::Signal;
 use spool::home::Home;
@@ -103,20 +104,20 @@ impl Trial {
 
     fn torment(&self, running: &mut [(Child, Child)], a: &mut Peer, b: &mut Peer, link: &Link) -> (u64, u64) {
         let (mut cuts, mut kills) = (0_u64, 0_u64);
-        let (mut cut_at, mut kill_at) = (Instant::now() + self.cut_every, Instant::now() + self.kill_every);
+        let (mut cut, mut kill) = (Pace::new(self.cut_every, 50), Pace::new(self.kill_every, 12));
         while running.iter_mut().any(|(_, plumb)| plumb.try_wait().expect("ours").is_none()) {
             std::thread::sleep(Duration::from_millis(10));
-            if Instant::now() >= cut_at {
-                cut_at += self.cut_every;
+            if cut.is_due() {
+                cut.step();
                 cuts += u64::from(link.cut() > 0);
             }
-            if !self.kill_every.is_zero() && Instant::now() >= kill_at {
+            if !self.kill_every.is_zero() && kill.is_due() {
                 let verb = ["loop", "service", "daemon"][kills as usize / 2 % 3];
                 let peer = if kills.is_multiple_of(2) { &mut *a } else { &mut *b };
                 // A child that is just being replaced is killed as soon as it is there.
                 if peer.suffer(verb) {
                     kills += 1;
-                    kill_at += self.kill_every;
+                    kill.step();
                 }
             }
         }
@@ -183,13 +184,12 @@ fn connections_are_kept_for_as_long_as_the_settings_say() {
     let waits = || b.netplumb(&["queue", "--json"]).good().text().contains("it has not called in");
     // HUP is followed within a moment: what begins before that gets through.
     let mut waiting = begin(&b, &["a", "true"]);
-    let started = Instant::now();
-    while !waits() {
-        assert!(started.elapsed() < Duration::from_secs(30), "it still calls in");
+    wait_until("it does not call in any more", || {
         if waiting.try_wait().expect("ours").is_some() {
             waiting = begin(&b, &["a", "true"]);
         }
-    }
+        waits()
+    });
     set_turn(&a, true);
     assert!(waiting.wait().expect("plumb ends").success());
 }
@@ -215,7 +215,7 @@ fn stalled_readers_on_turned_connections_grow_no_memory_and_fill_no_spool() {
     // A window at each end of each log, and the segment that is cut off when it is read.
     let most = 2 * (WINDOW + SEGMENT) + (1 << 20);
     let sizes = || (a.spool_size(), b.spool_size());
-    wait_until(Duration::from_secs(60), "all windows are full", || {
+    wait_until("all windows are full", || {
         let (before, _) = (sizes(), std::thread::sleep(Duration::from_millis(500)));
         before == sizes() && before.0 > 2 * WINDOW - SEGMENT && before.1 > 2 * WINDOW - SEGMENT
     });
@@ -269,7 +269,7 @@ impl Eavesdropper {
     /// Replays it; gives the connection and the path of what the peer then asks over it.
     fn replay(&self, target: &str) -> (TcpStream, String) {
         let mut stream = TcpStream::connect(target).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         let request = format!("GET {} HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: netplumb\r\n\r\n", self.turn);
         stream.write_all(request.as_bytes()).expect("it reads");
         let (answer, asked) = (head(&mut stream), head(&mut stream));
@@ -309,7 +309,7 @@ fn a_replayed_turn_is_asked_for_a_proof_and_for_nothing_else() {
     assert_eq!(head(&mut lying), "", "an old answer proves nothing: it is closed");
 
     let waiting = begin(&b, &["a", "cat"]);
-    wait_until(Duration::from_secs(20), "it says why it waits", || {
+    wait_until("it says why it waits", || {
         let ids = b.ids("queue");
         let told = ids.first().map(|id| b.netplumb(&["why", id]).text()).unwrap_or_default();
         told.contains("it has not called in, and is never dialled")

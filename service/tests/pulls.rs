@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::patience::wait_until;
 use common::{ALICE, Response, Running, Site, path, seg, site};
 use spool::fs::Fs;
 use spool::layout::{Place, log_out};
@@ -87,6 +88,18 @@ fn a_segment_that_was_cut_to_nothing_is_gone_past() {
 
 #[test]
 fn a_pull_waits_for_growth_and_no_longer_than_it_said() {
+    waits_for_growth();
+}
+
+#[test]
+#[ignore = "judges how long it takes, on a quiet machine"]
+fn growth_is_told_within_a_moment() {
+    let (empty, median) = waits_for_growth();
+    assert!(empty < Duration::from_millis(1800) && median < Duration::from_millis(100), "{empty:?} {median:?}");
+}
+
+/// Gives the time of a pull for a second that brings nothing, and the median from an append to its answer.
+fn waits_for_growth() -> (Duration, Duration) {
     let site = site(0);
     let mut log = site.job(MSGID, OUT);
     log.append(b"x").unwrap();
@@ -95,16 +108,22 @@ fn a_pull_waits_for_growth_and_no_longer_than_it_said() {
     let size = segment(&site, 0).len();
     let nothing = pull(&running, 0, &format!("Range: bytes={size}-\r\nPrefer: wait=1\r\n"));
     assert_eq!(nothing.status, 204);
-    assert!(asked.elapsed() >= Duration::from_secs(1) && asked.elapsed() < Duration::from_millis(1800));
+    let empty = asked.elapsed();
+    assert!(empty >= Duration::from_secs(1), "{empty:?}");
 
     let mut client = running.client();
     let (mut at, mut times) = (size, Vec::new());
     for _ in 0..50 {
-        client.send(&path(ALICE, seg(MSGID, OUT, 0, 0)), &format!("Range: bytes={at}-\r\nPrefer: wait=5\r\n"));
+        let headers = format!("Range: bytes={at}-\r\nPrefer: wait=5\r\n");
+        client.send(&path(ALICE, seg(MSGID, OUT, 0, 0)), &headers);
         std::thread::sleep(Duration::from_millis(5));
         log.append(b"a line\n").unwrap();
         let appended = Instant::now();
-        let response = client.receive().unwrap();
+        let mut response = client.receive().unwrap();
+        // A sync took longer than the pull waits.
+        while response.status == 204 {
+            response = client.get(&path(ALICE, seg(MSGID, OUT, 0, 0)), &headers);
+        }
         times.push(appended.elapsed());
         assert_eq!(response.status, 206);
         at += response.body.len();
@@ -112,7 +131,7 @@ fn a_pull_waits_for_growth_and_no_longer_than_it_said() {
     assert_eq!(at, segment(&site, 0).len());
     times.sort_unstable();
     println!("from the append to the answer: median {:?}, p90 {:?}", times[25], times[45]);
-    assert!(times[25] < Duration::from_millis(100));
+    (empty, times[25])
 }
 
 #[test]
@@ -122,7 +141,7 @@ fn the_first_segment_is_waited_for_and_a_lost_one_is_not() {
     let running = site.serve();
     assert_eq!(pull(&running, 0, "").status, 404);
     let waiting = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| pull(&running, 0, "Prefer: wait=5\r\n"));
+        let waiting = scope.spawn(|| pull(&running, 0, "Prefer: wait=25\r\n"));
         std::thread::sleep(Duration::from_millis(100));
         site.job(MSGID, OUT).append(b"x").unwrap();
         waiting.join().unwrap()
@@ -131,8 +150,8 @@ fn the_first_segment_is_waited_for_and_a_lost_one_is_not() {
     site.writer(MSGID, OUT).append(b"y").unwrap();
     site.fs.remove(&format!("{}/0", log_out(MSGID, OUT))).unwrap();
     let asked = Instant::now();
-    assert_eq!(pull(&running, 0, "Prefer: wait=5\r\n").status, 404);
-    assert!(asked.elapsed() < Duration::from_secs(1));
+    assert_eq!(pull(&running, 0, "Prefer: wait=25\r\n").status, 404);
+    assert!(asked.elapsed() < Duration::from_secs(20), "it is not waited for");
 }
 
 #[test]
@@ -142,41 +161,46 @@ fn a_second_pull_ends_one_that_waits() {
     let running = site.serve();
     let at_end = format!("Range: bytes={}-\r\n", segment(&site, 0).len());
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| pull(&running, 0, &format!("{at_end}Prefer: wait=20\r\n")));
-        std::thread::sleep(Duration::from_millis(100));
         let asked = Instant::now();
-        assert_eq!(pull(&running, 0, &at_end).status, 204);
+        let first = scope.spawn(|| pull(&running, 0, &format!("{at_end}Prefer: wait=25\r\n")));
+        // It may not wait yet when the second one comes.
+        wait_until("the first one has ended", || {
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(pull(&running, 0, &at_end).status, 204);
+            first.is_finished()
+        });
         assert_eq!(first.join().unwrap().status, 204);
-        assert!(asked.elapsed() < Duration::from_secs(1));
+        assert!(asked.elapsed() < Duration::from_secs(20), "it is ended");
     });
     let other = running.pull(seg(MSGID, Chan::STDERR, 0, 0), "");
     assert_eq!(other.status, 404);
 }
 
-/// Pulls that wait, three for each job, on a connection each; how many of them
-/// were answered, and how many connections were ended instead. Requests come through meanwhile.
+/// Pulls that wait, three for each job, on a connection each, until there is something for them; how many
+/// of them were answered, and how many connections were ended instead. Requests come through meanwhile.
 fn wait_together(jobs: u8) -> (usize, usize) {
     let site = site(0);
     let channels = [Chan::CONTROL, Chan::STDOUT, Chan::STDERR];
     let ids: Vec<MsgId> = (0..jobs).map(|n| MsgId([n; 20])).collect();
     let logs = ids.iter().flat_map(|&msgid| channels.map(|chan| (msgid, chan)));
-    let logs: Vec<(MsgId, Chan)> = logs.inspect(|(msgid, chan)| drop(site.job(*msgid, *chan).append(b"x"))).collect();
+    let logs: Vec<(MsgId, Chan)> = logs.collect();
+    logs.iter().for_each(|(msgid, chan)| drop(site.job(*msgid, *chan).append(b"x")));
     let running = site.serve();
-    let headers = format!("Range: bytes={}-\r\nPrefer: wait=3\r\n", HEADER + 21);
-    let begin = |(msgid, chan)| {
+    let headers = format!("Range: bytes={}-\r\nPrefer: wait=25\r\n", HEADER + 21);
+    let begin = |&(msgid, chan)| {
         let mut client = running.client();
         client.send(&path(ALICE, seg(msgid, chan, 0, 0)), &headers);
         client
     };
-    let mut pulls: Vec<_> = logs.into_iter().map(begin).collect();
+    let mut pulls: Vec<_> = logs.iter().map(begin).collect();
     for &msgid in &ids {
-        let asked = Instant::now();
         assert_eq!(running.ask(ALICE, Ask::Sta, msgid).unwrap().word, Word::Ok);
-        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     }
+    // Another writer goes on in a new segment, which ends the one that is pulled.
+    logs.iter().for_each(|(msgid, chan)| drop(site.writer(*msgid, *chan).append(b"y")));
     let statuses: Vec<Option<u16>> = pulls.iter_mut().map(|pull| Some(pull.receive()?.status)).collect();
     let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
-    (count(Some(204)), count(None))
+    (count(Some(416)), count(None))
 }
 
 /// Three pulls wait for each live job. With more than 21 jobs every new
@@ -198,7 +222,7 @@ fn a_second_pull_cuts_one_that_sends() {
     let mut first = running.client();
     rustix::net::sockopt::set_socket_recv_buffer_size(&first.stream, 64 << 10).unwrap();
     first.send(&path(ALICE, seg(MSGID, OUT, 0, 0)), "");
-    std::thread::sleep(Duration::from_millis(200));
+    first.stream.peek(&mut [0; 1]).unwrap();
     let second = pull(&running, 0, "Range: bytes=0-99\r\n");
     assert_eq!((second.status, second.body.len()), (206, 100));
     let first = first.receive().unwrap();
@@ -216,11 +240,11 @@ fn what_a_puller_holds_is_left_as_a_hint_also_the_last_of_many() {
     for got in (0..=50_000).step_by(1000) {
         client.get(&path(ALICE, seg(MSGID, OUT, 0, got)), "Range: bytes=0-9\r\n");
     }
-    std::thread::sleep(Duration::from_millis(60));
-    assert_eq!(hinted(&*site.fs, &format!("{}/got", log_out(MSGID, OUT))).unwrap(), 50_000);
+    let got = || hinted(&*site.fs, &format!("{}/got", log_out(MSGID, OUT))).unwrap();
+    wait_until("the last one is left", || got() == 50_000);
     client.get(&path(ALICE, seg(MSGID, OUT, 0, WINDOW)), "Range: bytes=0-9\r\n");
     std::thread::sleep(Duration::from_millis(60));
-    assert_eq!(hinted(&*site.fs, &format!("{}/got", log_out(MSGID, OUT))).unwrap(), 50_000);
+    assert_eq!(got(), 50_000);
 }
 
 #[test]

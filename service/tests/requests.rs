@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::patience::wait_until;
 use common::{ALICE, BOB, Site, site, username};
 use spool::facts::Facts;
 use spool::fs::Fs;
@@ -295,8 +296,7 @@ fn a_peer_at_its_quota_is_told_later_and_goes_on_when_there_is_room() {
     assert_eq!(word(BOB, 4), Word::Ok, "another peer has its own");
     site.file(Place::Jobs, MSGID, "over", "outcome=exited 0\n");
     site.file(Place::Jobs, MSGID, "acked", "");
-    std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!(word(ALICE, 3), Word::Ok);
+    wait_until("there is room", || word(ALICE, 3) == Word::Ok);
 }
 
 #[test]
@@ -363,43 +363,69 @@ fn who_is_heard_is_told_once_a_second_and_hlo_at_once() {
     let site = site(0);
     let running = site.serve();
     let mut client = running.client();
+    let asked = Instant::now();
     for _ in 0..5 {
         client.ask(ALICE, Ask::Sta, MSGID).unwrap();
     }
     for _ in 0..2 {
         client.ask(ALICE, Ask::Hlo, MsgId::NONE).unwrap();
     }
+    let seconds = asked.elapsed().as_secs() as usize;
+    let heard = || running.heard.lock().unwrap().clone();
+    wait_until("all is told", || heard().len() >= 3);
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(*running.heard.lock().unwrap(), vec![format!("heard {}", username(ALICE)); 3]);
+    let heard = heard();
+    assert!(heard.iter().all(|line| *line == format!("heard {}", username(ALICE))), "{heard:?}");
+    assert!(heard.len() <= 3 + seconds, "{heard:?} in {seconds} s");
 }
 
 #[test]
+fn a_peer_that_is_added_is_known_soon_and_one_that_is_removed_is_not() {
+    peers_come_and_go();
+}
+
+#[test]
+#[ignore = "judges how long it takes, on a quiet machine"]
 fn a_peer_that_is_added_is_known_within_a_second_and_one_that_is_removed_is_not() {
+    let took = peers_come_and_go();
+    assert!(took < Duration::from_millis(1100), "{took:?}");
+}
+
+/// Gives the longer of the times until it is known, and until it is not.
+fn peers_come_and_go() -> Duration {
     let site = site(0);
     let running = site.serve();
     assert!(running.ask(BOB, Ask::Sta, MSGID).is_some());
     std::fs::rename(site.home.config.join("peers/bob"), site.directory.path().join("bob")).unwrap();
-    std::thread::sleep(Duration::from_millis(1050));
-    assert!(running.ask(BOB, Ask::Sta, MSGID).is_none());
+    let removed = Instant::now();
+    wait_until("it is known no more", || running.ask(BOB, Ask::Sta, MSGID).is_none());
+    let took = removed.elapsed();
     std::fs::rename(site.directory.path().join("bob"), site.home.config.join("peers/bob")).unwrap();
-    std::thread::sleep(Duration::from_millis(1050));
-    assert!(running.ask(BOB, Ask::Sta, MSGID).is_some());
+    let added = Instant::now();
+    wait_until("it is known again", || running.ask(BOB, Ask::Sta, MSGID).is_some());
+    took.max(added.elapsed())
 }
 
 #[test]
 fn it_ends_when_its_input_ends() {
-    let ended = || {
-        let site = site(0);
-        let mut running = site.serve();
-        running.ask(ALICE, Ask::Sta, MSGID).unwrap();
-        let asked = Instant::now();
-        drop(running.stop.take());
-        running.thread.take().unwrap().join().unwrap();
-        asked.elapsed()
-    };
-    // The best of three, for the machine may be busy with other tests.
-    let best = [ended(), ended(), ended()].into_iter().min().unwrap();
-    assert!(best < Duration::from_millis(100), "{best:?}");
+    ended();
+}
+
+#[test]
+#[ignore = "judges how long it takes, on a quiet machine"]
+fn it_ends_within_a_moment_when_its_input_ends() {
+    let took = ended();
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
+fn ended() -> Duration {
+    let site = site(0);
+    let mut running = site.serve();
+    running.ask(ALICE, Ask::Sta, MSGID).unwrap();
+    let asked = Instant::now();
+    drop(running.stop.take());
+    running.thread.take().unwrap().join().unwrap();
+    asked.elapsed()
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::patience::PATIENCE;
 use common::{ALICE, BOB, Client, Response, Running, Site, key, path, seg, site, username};
 use rustix::net::{AddressFamily, SocketType};
 use spool::crypto::Key;
@@ -22,7 +23,7 @@ fn hello() -> What {
 /// Everything that comes back until the other side closes.
 fn raw(running: &Running, request: &str) -> String {
     let mut stream = TcpStream::connect(running.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut text = Vec::new();
     let _ = stream.read_to_end(&mut text);
@@ -113,6 +114,18 @@ fn the_same_request_replayed_is_answered_and_a_reply_belongs_to_its_request() {
 
 #[test]
 fn whoever_does_not_finish_a_head_is_dropped() {
+    unfinished_heads_are_dropped();
+}
+
+#[test]
+#[ignore = "judges how long it takes, on a quiet machine"]
+fn whoever_does_not_finish_a_head_is_dropped_within_seconds() {
+    let [large, unfinished] = unfinished_heads_are_dropped();
+    assert!(large < Duration::from_secs(1) && unfinished < Duration::from_millis(7500), "{large:?} {unfinished:?}");
+}
+
+/// Gives the time until those whose head is too large were dropped, and the others.
+fn unfinished_heads_are_dropped() -> [Duration; 2] {
     let site = site(0);
     let running = site.serve();
     let asked = Instant::now();
@@ -124,8 +137,9 @@ fn whoever_does_not_finish_a_head_is_dropped() {
     let mut many = running.client();
     let _ = many.stream.write_all(get("/", &"X: y\r\n".repeat(17)).as_bytes());
     for client in [&mut long, &mut many] {
-        assert!(client.is_closed_within(Duration::from_secs(1)), "a head that is too large");
+        assert!(client.is_closed(), "a head that is too large");
     }
+    let large = asked.elapsed();
     let mut dripping = running.client();
     let drip = std::thread::spawn(move || {
         for byte in get("/", "").bytes().cycle() {
@@ -141,12 +155,13 @@ fn whoever_does_not_finish_a_head_is_dropped() {
     half_peer.ask(ALICE, Ask::Hlo, MsgId::NONE).unwrap();
     half_peer.stream.write_all(b"GET / HT").unwrap();
     for client in [&mut idle, &mut half, &mut half_peer] {
-        assert!(client.is_closed_within(Duration::from_secs(7)));
+        assert!(client.is_closed());
     }
     assert!(asked.elapsed() >= Duration::from_millis(4500), "{:?}", asked.elapsed());
     drip.join().unwrap();
-    assert!(asked.elapsed() <= Duration::from_millis(7500), "{:?}", asked.elapsed());
+    let unfinished = asked.elapsed();
     assert!(peer.ask(ALICE, Ask::Hlo, MsgId::NONE).is_some(), "a peer may be idle");
+    [large, unfinished]
 }
 
 /// Connects from this address of the loopback network.
@@ -188,7 +203,9 @@ fn flood(running: &Running, size: usize, source: impl Fn(usize) -> Ipv4Addr) -> 
     (attempts, peak.max(resident()))
 }
 
-fn honest_meanwhile(name: &str, source: impl Fn(usize) -> Ipv4Addr + Sync) {
+/// The 99th percentile of the time that honest requests take during the flood, and how many there were for each
+/// thousand of its connections.
+fn honest_meanwhile(name: &str, source: impl Fn(usize) -> Ipv4Addr + Sync) -> (Duration, usize) {
     spool::limit::raise_descriptors();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let size = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OURS).clamp(100, 10_000);
@@ -219,8 +236,9 @@ fn honest_meanwhile(name: &str, source: impl Fn(usize) -> Ipv4Addr + Sync) {
         println!(
             "{name}: {attempts} connections, {grown} MiB more; {count} honest requests, p99 {p99:?}, {lost} tried again"
         );
-        assert!(attempts > size * 9 / 10 && count > size / 500 && p99 < Duration::from_secs(1) && grown <= 64);
-    });
+        assert!(attempts > size * 9 / 10 && grown <= 64);
+        (p99, count * 1000 / size)
+    })
 }
 
 fn asks_once(running: &Running) -> bool {
@@ -232,6 +250,20 @@ fn asks_once(running: &Running) -> bool {
 
 #[test]
 fn ten_thousand_connections_keep_no_peer_out() {
-    honest_meanwhile("from forty sources", |n| Ipv4Addr::new(127, 0, 1, (n % 40) as u8 + 1));
-    honest_meanwhile("from the peer's own address", |_| Ipv4Addr::LOCALHOST);
+    flooded();
+}
+
+#[test]
+#[ignore = "judges how long it takes, on a quiet machine"]
+fn ten_thousand_connections_keep_no_peer_waiting() {
+    for (p99, count) in flooded() {
+        assert!(p99 < Duration::from_secs(1) && count > 2, "{p99:?}, {count}");
+    }
+}
+
+fn flooded() -> [(Duration, usize); 2] {
+    [
+        honest_meanwhile("from forty sources", |n| Ipv4Addr::new(127, 0, 1, (n % 40) as u8 + 1)),
+        honest_meanwhile("from the peer's own address", |_| Ipv4Addr::LOCALHOST),
+    ]
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::patience::{PATIENCE, wait_until};
 use common::{ALICE, Client, Running, path, seg, site, username};
 use spool::atomic::Disk;
 use spool::home::Home;
@@ -13,7 +14,6 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
 const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: netplumb\r\n";
 
@@ -23,16 +23,8 @@ fn meet(home: &Home) -> (Arc<Other>, Receiver<Given>) {
     let way = Way::connect(&Disk::open(&home.spool).unwrap()).unwrap();
     let attending = other.clone();
     std::thread::spawn(move || attending.attend(way, |it| drop(give.send(it))));
-    until(|| other.is_there());
+    wait_until("the loop is there", || other.is_there());
     (other, given)
-}
-
-fn until(so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !so() {
-        assert!(started.elapsed() < Duration::from_secs(10));
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn turn(running: &Running, headers: &str) -> (Client, u16) {
@@ -47,17 +39,17 @@ fn a_turned_connection_goes_to_the_loop_and_only_with_the_right_words() {
     let running = site.serve();
     let (mut client, status) = turn(&running, UPGRADE);
     assert_eq!(status, 503, "there is no loop");
-    assert!(client.is_closed_within(Duration::from_secs(5)));
+    assert!(client.is_closed());
     let (_other, given) = meet(&site.home);
     // The service knows of the loop as soon as it has accepted it.
-    until(|| turn(&running, UPGRADE).1 == 101);
+    wait_until("it is turned", || turn(&running, UPGRADE).1 == 101);
     drop(given.recv().unwrap());
     for wrong in ["", "Connection: upgrade\r\n", "Connection: upgrade\r\nUpgrade: websocket\r\n"] {
         assert_eq!(turn(&running, wrong).1, 404, "{wrong}");
     }
     let (mut client, status) = turn(&running, UPGRADE);
     assert_eq!(status, 101);
-    let mut given = given.recv_timeout(Duration::from_secs(10)).unwrap();
+    let mut given = given.recv_timeout(PATIENCE).unwrap();
     assert_eq!(given.peer, username(ALICE));
     given.token.write_all(b".").unwrap();
     given.stream.write_all(b"GET").unwrap();
@@ -65,7 +57,7 @@ fn a_turned_connection_goes_to_the_loop_and_only_with_the_right_words() {
     client.stream.read_exact(&mut three).unwrap();
     assert_eq!(&three, b"GET", "it leads to the loop, with nothing in between");
     drop(given);
-    assert!(client.is_closed_within(Duration::from_secs(5)), "the service has kept no end of it");
+    assert!(client.is_closed(), "the service has kept no end of it");
 }
 
 #[test]
@@ -83,7 +75,7 @@ fn the_service_answers_over_what_the_loop_has_turned_and_tells_how_it_goes() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = Client::of(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
         other.give(&username(ALICE), listener.accept().unwrap().0, theirs).unwrap();
         (client, ours)
     };
@@ -103,5 +95,5 @@ fn the_service_answers_over_what_the_loop_has_turned_and_tells_how_it_goes() {
     let (mut client, token) = hand_over();
     assert_eq!(client.ask(ALICE, Ask::Hlo, MsgId::NONE).unwrap().word, Word::Ok);
     drop(token);
-    assert!(client.is_closed_within(Duration::from_secs(10)), "it goes with the loop that has turned it");
+    assert!(client.is_closed(), "it goes with the loop that has turned it");
 }

@@ -1,6 +1,10 @@
 //! A home made by hand, a service in front of it, and the smallest of HTTP clients.
 #![allow(dead_code)]
 
+#[path = "../../../tests/patience.rs"]
+pub mod patience;
+
+use patience::PATIENCE;
 use spool::atomic::Disk;
 use spool::crypto::Key;
 use spool::facts::Facts;
@@ -15,7 +19,6 @@ use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// The peer that the tests speak for.
 pub const ALICE: &str = "alice";
@@ -202,7 +205,7 @@ impl Response {
 
 impl Client {
     pub fn of(stream: TcpStream) -> Client {
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Client { stream, read: Vec::new() }
     }
@@ -243,9 +246,8 @@ impl Client {
         count > 0
     }
 
-    /// Has the other side closed it within this time?
-    pub fn is_closed_within(&mut self, time: Duration) -> bool {
-        self.stream.set_read_timeout(Some(time)).unwrap();
+    /// Waits until the other side closes it; false if it does not.
+    pub fn is_closed(&mut self) -> bool {
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer) {
