@@ -7,7 +7,7 @@
 //! for events, `feed.rs` and `drain.rs` for pipes, and `guard.rs` is the command's parent, so that
 //! no death of ours can look like an end of file. `account.rs` is what a command
 //! finds, `tree.rs` what it leaves, `sys.rs` the system calls without a safe
-//! wrapper. The loop carries the bytes; this crate never dials.
+//! wrapper, and the end of every process of ours. The loop carries the bytes; this crate never dials.
 
 pub mod account;
 pub mod batch;
@@ -24,6 +24,8 @@ mod run;
 pub mod submit;
 mod sys;
 mod tree;
+
+pub use sys::{exit_now, run_and_exit};
 
 /// What stands against a job, and whose turn that makes it.
 #[derive(Debug, thiserror::Error)]

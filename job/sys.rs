@@ -1,8 +1,8 @@
-//! The system calls that have no safe wrapper: fork, signal dispositions, and
-//! closing descriptors that nobody here knows.
+//! The system calls that have no safe wrapper: fork, signal dispositions,
+//! closing descriptors that nobody here knows, and the end of a process.
 //!
-//! All of it is for processes with one thread: a keeper at its start, and the
-//! guard and the command below it.
+//! All but the last is for processes with one thread: a keeper at its start,
+//! and the guard and the command below it.
 #![allow(unsafe_code)]
 
 use nix::libc;
@@ -25,7 +25,15 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Ends this process at once: nothing of the original's is flushed or run.
+/// Runs a whole program, and ends the process at once with the status that it gives, or with 101
+/// after a panic. Every thread stops where it is; each has flushed what it wrote.
+pub fn run_and_exit(program: impl FnOnce() -> u8) -> ! {
+    let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(program));
+    exit_now(status.map_or(101, i32::from))
+}
+
+/// Ends this process at once. No buffer is flushed and no exit handler of a library runs: exit(3)
+/// has OpenSSL take away what other threads still compute with, which then panic.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: it does not return, and touches nothing.
     unsafe { libc::_exit(status) }

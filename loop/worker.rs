@@ -82,7 +82,7 @@ pub fn run(home: &Home) -> Result<(), Error> {
     });
     let home = home.clone();
     runtime.block_on(Worker::new(world, home).serve(incoming));
-    // Syncs that are under way may take long; nobody waits for them.
+    // Syncs that are under way may take long; nobody waits for them, and the process ends at once.
     runtime.shutdown_background();
     Ok(())
 }

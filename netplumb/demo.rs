@@ -279,7 +279,7 @@ impl Scratch {
         std::thread::spawn(move || {
             if signals.forever().next().is_some() {
                 interrupted.clear();
-                std::process::exit(130);
+                job::exit_now(130);
             }
         });
         Ok(scratch)

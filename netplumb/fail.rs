@@ -1,7 +1,7 @@
 //! How a verb fails: a status of sysexits(3), and a line that says what and with what.
 
 use std::fmt;
-use std::process::ExitCode;
+use std::io::{ErrorKind, Write};
 
 /// Wrong words on the command line.
 pub const USAGE: u8 = 64;
@@ -37,11 +37,16 @@ pub fn fail(status: u8, what: impl fmt::Display) -> anyhow::Error {
     Fail(status, what.to_string()).into()
 }
 
-/// Ends a program: prints what failed, and finds its status.
-pub fn exit(program: &str, ran: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = ran else { return ExitCode::SUCCESS };
-    eprintln!("{program}: {error:#}");
-    ExitCode::from(status(&error))
+/// Ends a verb: flushes stdout, prints what failed, and gives the exit status.
+pub fn exit(ran: anyhow::Result<()>) -> u8 {
+    let flushed = match std::io::stdout().flush() {
+        // A reader that went away misses nothing.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(fail(IO, format!("cannot write stdout: {error}"))),
+        Ok(()) | Err(_) => Ok(()),
+    };
+    let Err(error) = ran.and(flushed) else { return 0 };
+    eprintln!("netplumb: {error:#}");
+    status(&error)
 }
 
 /// The status that an error ends the program with.

@@ -28,7 +28,6 @@ mod why;
 mod worker;
 
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
 
 /// Remote pipes that survive: sets up, runs and shows what `plumb HOST COMMAND` uses.
 #[derive(Parser)]
@@ -76,7 +75,12 @@ enum Verb {
     Demo(demo::Args),
 }
 
-fn main() -> ExitCode {
+fn main() {
+    job::run_and_exit(run)
+}
+
+/// Runs what the command line asks for; gives the exit status.
+fn run() -> u8 {
     // One file with two names: called `plumb`, it is `plumb`.
     let called = std::env::args_os().next().unwrap_or_default();
     if std::path::Path::new(&called).file_name().is_some_and(|name| name == "plumb") {
@@ -88,7 +92,7 @@ fn main() -> ExitCode {
             // Help and version are answers; everything else is sysexits' wrong usage.
             let status = if words.use_stderr() { fail::USAGE } else { 0 };
             let _ = words.print();
-            return ExitCode::from(status);
+            return status;
         }
     };
     let ran = match line.verb {
@@ -110,7 +114,7 @@ fn main() -> ExitCode {
         Verb::Spool(args) => spool::run(args),
         Verb::Demo(args) => demo::run(args),
     };
-    fail::exit("netplumb", ran)
+    fail::exit(ran)
 }
 
 /// Log lines on stderr, for the verbs that run for long; `PLUMB_LOG` chooses which.

@@ -1,6 +1,8 @@
 //! `netplumb service`.
 
+use crate::fail::{IO, fail};
 use spool::home::Home;
+use std::fs::File;
 
 /// The words after the verb.
 #[derive(clap::Args)]
@@ -10,6 +12,8 @@ pub struct Args {}
 /// each peer that is heard, for the daemon; everything else is on stderr.
 pub fn run(_args: Args) -> anyhow::Result<()> {
     crate::logging();
+    let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)
+        .map_err(|errno| fail(IO, format!("cannot use stdout: {errno}")))?;
     let home = Home::find()?;
     home.check()?;
     let service = ::service::Service::bind(&home)?;
@@ -20,5 +24,6 @@ pub fn run(_args: Args) -> anyhow::Result<()> {
         tracing::info!("listening on nothing: peers ask over connections that we keep open to them");
     }
     service.confine();
-    Ok(service.serve(std::io::stdin(), std::io::stdout())?)
+    // Past the lock of `std::io::stdout`, which a thread that waits for the daemon would hold at our end.
+    Ok(service.serve(std::io::stdin(), File::from(stdout))?)
 }

@@ -17,7 +17,6 @@ use spool::name::{Chan, MsgId, Role};
 use spool::outcome::Outcome;
 use spool::phase::Mark;
 use spool::wait::Watch;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Not ended yet: try later.
@@ -52,7 +51,7 @@ struct Line {
 }
 
 /// Does it; the exit status is the command's.
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> u8 {
     let mut status = 0;
     let ran = answer(args.json, |out| {
         let Some(view) = View::open()? else { return Err(fail(NO_ID, "nothing was ever queued here")) };
@@ -67,8 +66,8 @@ pub fn run(args: Args) -> ExitCode {
         Ok(writeln!(out, "{msgid}: {}", clean(&ended.to_string()))?)
     });
     match ran {
-        Ok(()) => ExitCode::from(status),
-        failed => fail::exit("netplumb", failed),
+        Ok(()) => status,
+        failed => fail::exit(failed),
     }
 }
 

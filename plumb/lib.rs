@@ -37,11 +37,11 @@ use screen::Screen;
 use spool::name::Chan;
 use std::fs::File;
 use std::io::Write;
-use std::process::ExitCode;
 use std::sync::Arc;
 
-/// The program. Its end is the process's: threads may still be in the middle of a read.
-pub fn main() -> ExitCode {
+/// Runs the program, and gives its exit status. The process must end at once with it
+/// ([`job::run_and_exit`]): threads may still be in the middle of their work.
+pub fn main() -> u8 {
     let words = std::env::args_os().skip(1).collect();
     match args::parse(words, &|name| std::env::var_os(name)) {
         Ok(Line::Help) => print(help::HELP),
@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Does what is asked, and says how that ended.
-fn end(request: &Request, act: impl FnOnce(&Arc<Screen>) -> Result<Ending, Ending>) -> ExitCode {
+fn end(request: &Request, act: impl FnOnce(&Arc<Screen>) -> Result<Ending, Ending>) -> u8 {
     let screen = Arc::new(Screen::new(request.quiet, request.verbose, !request.no_progress));
     for option in &request.ignored {
         screen.detail(format_args!("{option} does nothing here"));
@@ -85,7 +85,7 @@ fn attempt(request: &Request, screen: &Arc<Screen>) -> Result<Ending, Ending> {
         producer.end();
     }
     std::mem::forget(lock);
-    if ending == Ending::left().for_job(job.msgid()) && print(&format!("{}\n", job.msgid())) != ExitCode::SUCCESS {
+    if ending == Ending::left().for_job(job.msgid()) && print(&format!("{}\n", job.msgid())) != 0 {
         screen.say(format_args!("job {}: cannot write its id to stdout", job.msgid()));
     }
     Ok(ending)
@@ -115,24 +115,19 @@ fn status_file(number: Option<i32>) -> Result<Option<File>, Ending> {
 }
 
 /// Says how it ended, in every way that was asked for, and gives the exit status.
-fn tell(ending: &Ending, screen: &Screen, status: Option<File>) -> ExitCode {
-    if !ending.what.is_empty() {
-        screen.say(&ending.what);
-    }
-    if let Some(line) = ending.last_line() {
-        screen.say(line);
-    }
+fn tell(ending: &Ending, screen: &Screen, status: Option<File>) -> u8 {
     if let Some(mut file) = status
         && let Err(error) = file.write_all(ending.json().as_bytes())
     {
         screen.detail(format_args!("cannot write to -status-fd: {error}"));
     }
-    ExitCode::from(ending.exit)
+    let what = Some(&ending.what).filter(|what| !what.is_empty()).cloned();
+    screen.close(what.into_iter().chain(ending.last_line()));
+    ending.exit
 }
 
-fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+/// Writes words of our own to stdout; 1 if it does not take them, else 0.
+fn print(text: &str) -> u8 {
+    let mut stdout = std::io::stdout();
+    u8::from(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err())
 }

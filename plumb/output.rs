@@ -114,7 +114,7 @@ impl Delivery<'_> {
             match patiently(|| reader.advance()) {
                 Ok(Item::Data(_)) => {
                     if lost.is_none()
-                        && let Err(errno) = self.screen.deliver(target, reader.data())
+                        && let Err(errno) = self.screen.deliver(self.chan, target, reader.data())
                     {
                         if errno != Errno::PIPE && taking.role == Role::Again {
                             return Delivered::Refused(errno);

@@ -8,10 +8,11 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use spool::name::Chan;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::os::fd::BorrowedFd;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where and how much is said.
 pub struct Screen {
@@ -19,6 +20,8 @@ pub struct Screen {
     verbose: bool,
     progress: bool,
     line: Mutex<Line>,
+    /// Held for each write of the command's bytes to stderr, and for good from our last line on.
+    stderr: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -34,6 +37,16 @@ impl Line {
             bar.finish_and_clear();
         }
     }
+
+    /// Writes a line of ours in place of the progress line.
+    fn say(&mut self, text: impl Display) {
+        self.wipe();
+        let text: String = text.to_string().chars().map(printable).collect();
+        // One write, so that lines of several programs do not mix. A stderr
+        // that is gone has no reader to miss anything.
+        let _ = std::io::stderr().write_all(format!("plumb: {text}\n").as_bytes());
+        self.unfinished = false;
+    }
 }
 
 impl Screen {
@@ -42,18 +55,21 @@ impl Screen {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let progress = progress && !quiet && !set("PLUMB_NO_PROGRESS") && !dumb && std::io::stderr().is_terminal();
-        Screen { quiet, verbose, progress, line: Mutex::default() }
+        Screen { quiet, verbose, progress, line: Mutex::default(), stderr: Mutex::default() }
     }
 
     /// Says what must be known even with `-q`: why there is no result.
     pub fn say(&self, text: impl Display) {
-        let mut line = self.line();
+        self.line().say(text);
+    }
+
+    /// Says our last lines. Nothing follows them on stderr: a thread that has more for it waits
+    /// for ever, so the process must end now.
+    pub fn close(&self, lines: impl Iterator<Item = String>) {
+        let (mut line, stderr) = (self.line(), lock(&self.stderr));
         line.wipe();
-        let text: String = text.to_string().chars().map(printable).collect();
-        // One write, so that lines of several programs do not mix. A stderr
-        // that is gone has no reader to miss anything.
-        let _ = std::io::stderr().write_all(format!("plumb: {text}\n").as_bytes());
-        line.unfinished = false;
+        lines.for_each(|text| line.say(text));
+        std::mem::forget((line, stderr));
     }
 
     /// Says what is worth knowing.
@@ -93,20 +109,24 @@ impl Screen {
         }
     }
 
-    /// Writes all of the command's bytes to where they belong, as they are.
-    pub fn deliver(&self, target: BorrowedFd, bytes: &[u8]) -> rustix::io::Result<()> {
+    /// Writes all bytes of one of the command's outputs to where they belong, as they are.
+    pub fn deliver(&self, chan: Chan, target: BorrowedFd, bytes: &[u8]) -> rustix::io::Result<()> {
         if !self.progress || !target.is_terminal() {
-            return write_all(target, bytes);
+            return write_all(target, bytes, (chan == Chan::STDERR).then_some(&self.stderr));
         }
         let mut line = self.line();
         line.wipe();
         line.unfinished = bytes.last() != Some(&b'\n');
-        write_all(target, bytes)
+        write_all(target, bytes, None)
     }
 
-    fn line(&self) -> std::sync::MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn line(&self) -> MutexGuard<'_, Line> {
+        lock(&self.line)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A peer's text on one line: no part of it can be taken for a line of ours.
@@ -123,9 +143,13 @@ fn printable(c: char) -> char {
     if c.is_control() && c != '\n' { '\u{fffd}' } else { c }
 }
 
-fn write_all(target: BorrowedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+/// Writes all of it; each write has its turn, but no wait for a slow reader does.
+fn write_all(target: BorrowedFd, mut bytes: &[u8], turn: Option<&Mutex<()>>) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
-        match rustix::io::write(target, bytes) {
+        let turn = turn.map(lock);
+        let written = rustix::io::write(target, bytes);
+        drop(turn);
+        match written {
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::INTR) => {}
             // Somebody who shares the open file made it non-blocking.
@@ -149,13 +173,31 @@ mod tests {
         let bytes: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
         let expected = bytes.clone();
         let thread = std::thread::spawn(move || {
-            Screen::new(true, false, false).deliver(writer.as_fd(), &bytes).unwrap();
+            Screen::new(true, false, false).deliver(Chan::STDOUT, writer.as_fd(), &bytes).unwrap();
         });
         std::thread::sleep(std::time::Duration::from_millis(20));
         let mut read = Vec::new();
         reader.read_to_end(&mut read).unwrap();
         thread.join().unwrap();
         assert!(read == expected);
+    }
+
+    /// The command's bytes could follow the line that scripts take for the last one.
+    #[test]
+    fn nothing_follows_our_last_line_on_stderr() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        let screen = std::sync::Arc::new(Screen::new(true, false, false));
+        screen.deliver(Chan::STDERR, writer.as_fd(), b"before").unwrap();
+        screen.close(std::iter::empty());
+        let (late, stderr) = (screen.clone(), writer.try_clone().unwrap());
+        std::thread::spawn(move || late.deliver(Chan::STDERR, stderr.as_fd(), b"after"));
+        // Our stdout is another's affair, who may read it later.
+        screen.deliver(Chan::STDOUT, writer.as_fd(), b", and stdout").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let mut read = [0; 64];
+        let count = reader.read(&mut read).unwrap();
+        assert_eq!(&read[..count], b"before, and stdout");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod by_hand;
 mod clients;
 mod cuts;
 mod deaths;
+mod endings;
 mod exchange;
 mod full;
 mod homes;

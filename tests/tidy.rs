@@ -186,6 +186,21 @@ fn private_in_service(sources: &Sources) -> Vec<String> {
     hits.map(|(path, _)| path.clone()).collect()
 }
 
+/// Whatever ends a process otherwise than by `job::run_and_exit` and `job::exit_now`.
+fn other_ends(sources: &Sources) -> Vec<String> {
+    let ends = ["process::exit(", "process::abort(", "ExitCode", "libc::_exit(", "libc::exit("];
+    let mut found = Vec::new();
+    for (path, text) in sources.iter().filter(|(path, _)| *path != "job/sys.rs" && path.ends_with(".rs")) {
+        let used = ends.iter().filter(|end| code(text).any(|line| line.contains(**end)));
+        found.extend(used.map(|end| format!("{path}: {end}")));
+        let is_program = code(text).any(|line| line.starts_with("fn main()"));
+        if is_program && !text.contains("job::run_and_exit(") {
+            found.push(format!("{path} returns from main"));
+        }
+    }
+    found
+}
+
 /// Dependencies of the workspace that no comment above gives a reason for.
 fn dependencies_without_reason(manifest: &str) -> Vec<String> {
     let table = manifest.split("[workspace.dependencies]").nth(1).unwrap_or_default();
@@ -252,6 +267,17 @@ fn files_are_as_long_as_one_sitting() {
 fn whoever_listens_knows_no_private_key() {
     nothing("private keys in the service", private_in_service(&product(&files(&["rs"]))));
     assert_eq!(private_in_service(&made_up(&[("service/a.rs", "home.config.join(\"private/x\")")])).len(), 1);
+}
+
+#[test]
+fn processes_end_in_one_way() {
+    nothing("other ends of a process", other_ends(&product(&files(&["rs"]))));
+    let wrong = made_up(&[
+        ("plumb/main.rs", "fn main() {\n    run();\n}"),
+        ("netplumb/a.rs", "std::process::exit(1); // ExitCode"),
+        ("job/sys.rs", "libc::_exit(status)"),
+    ]);
+    assert_eq!(other_ends(&wrong).len(), 2, "{:?}", other_ends(&wrong));
 }
 
 #[test]
