@@ -142,6 +142,17 @@ impl Running {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Waits until it has said this on stderr; gives all that it said before and with it.
+    pub fn says(&mut self, what: &str) -> String {
+        let (mut said, stderr) = (Vec::new(), self.stderr.as_mut().unwrap());
+        while !said.ends_with(what.as_bytes()) {
+            let mut byte = [0];
+            stderr.read_exact(&mut byte).expect("it says it before its end");
+            said.extend(byte);
+        }
+        String::from_utf8(said).unwrap()
+    }
+
     /// The same signal again and again: twice is enough, if both are within two seconds.
     pub fn signal_until_it_ends(&mut self, signal: rustix::process::Signal) {
         wait_until("plumb to end", || {

@@ -243,7 +243,7 @@ fn without_plumb_a_cut_is_the_end_of_an_rsync() {
     let link = Link::open(&address, Torment::SHORT.rate).expect("a link");
     let mut rsync = stage.client("rsync", &["-a", "here/", &format!("rsync://{}/x/", link.address)]);
     let mut rsync = rsync.spawn().expect("rsync starts");
-    std::thread::sleep(Torment::SHORT.cut_every);
+    wait_until("some has passed", || link.bytes() > 300_000);
     let cut = link.cut();
     let status = rsync.wait().expect("it is ours");
     let _ = daemon.kill();
@@ -271,6 +271,8 @@ fn strike(stage: &Stage, program: &str, words: &[&str], blow: Blow, in_silence: 
     let mut child = command.process_group(0).stdin(Stdio::null()).spawn().expect("the client starts");
     let some = stage.passed() + 300_000;
     wait_until("the client is at work", || stage.passed() > some);
+    // It cannot end while it is looked at.
+    stage.links.iter().for_each(|link| link.swallow(true));
     assert!(!stage.left_running().is_empty(), "a client at work is seen");
     stage.links.iter().for_each(|link| link.swallow(in_silence));
     let pid = Pid::from_raw(child.id() as i32).expect("a pid");
