@@ -134,7 +134,11 @@ pub fn reattach(fs: &dyn Fs, msgid: MsgId) -> Result<(), Error> {
     let path = Place::Jobs.file(msgid, DETACHED);
     if fs.exists(&path) {
         fs.remove(&path)?;
-        fs.sync_dir(&Place::Jobs.dir(msgid))?;
+        match fs.sync_dir(&Place::Jobs.dir(msgid)) {
+            // The loop has forgotten the job meanwhile, and this mark with it.
+            Err(error) if error.is_absent() => return Ok(()),
+            synced => synced?,
+        }
         spool::layout::touch(fs, Place::Jobs, msgid);
     }
     Ok(())
