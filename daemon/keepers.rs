@@ -3,9 +3,10 @@
 //! Decided from names alone, every time anew: a delivered job that is neither
 //! over, ended nor cancelled, and whose `running/<msgid>` nobody holds. Keepers
 //! outlive the daemon (each makes its own session); those of an earlier daemon
-//! are found by their locks. Invariants: never two of ours for one job, never
-//! more for a peer than its quota, and one that gets nowhere is started again
-//! only after a growing pause.
+//! are found by their locks. Invariants: the holder of a lock in `running/` is
+//! known, whatever is left of its job, and the job is looked at when the lock is
+//! free again; never two of ours for one job, never more for a peer than its
+//! quota, and a keeper that gets nowhere is started again only after a growing pause.
 
 use crate::child::how;
 use spool::clock::Rng;
@@ -38,9 +39,10 @@ struct Looked {
     stage: Stage,
 }
 
-/// A keeper that lives.
+/// A keeper that lives, or a guard that still has its lock.
 struct Running {
-    peer: Username,
+    /// Whose job it is; `None` if that is lost.
+    peer: Option<Username>,
     /// Ours, with the stage at its start; `None` if an earlier daemon started it.
     ours: Option<(Child, Stage)>,
 }
@@ -179,13 +181,19 @@ impl Keepers {
     }
 
     fn examine(&mut self, fs: &dyn Fs, msgid: MsgId, now: Duration, rng: &dyn Rng) {
-        if self.running.contains_key(&msgid) || self.failed.get(&msgid).is_some_and(|failed| failed.at > now) {
+        if self.running.contains_key(&msgid) {
             return;
         }
-        match self.seen(fs, msgid) {
-            Ok(Some((owner, seen))) if seen.keeper => {
-                self.running.insert(msgid, Running { peer: owner.username, ours: None });
-            }
+        let held = fs.is_locked(&running(msgid));
+        if matches!(held, Ok(true)) {
+            let owner = Owner::read(fs, &Place::Jobs.dir(msgid)).ok().flatten();
+            self.running.insert(msgid, Running { peer: owner.map(|owner| owner.username), ours: None });
+            return;
+        }
+        if self.failed.get(&msgid).is_some_and(|failed| failed.at > now) {
+            return;
+        }
+        match held.and_then(|_| self.seen(fs, msgid)) {
             Ok(Some((owner, seen))) if seen.wants_keeper() => {
                 let looked = Looked { at: now, stage: stage(&seen) };
                 self.waiting.entry(owner.username).or_default().insert((owner.born, msgid), looked);
@@ -199,7 +207,8 @@ impl Keepers {
         let peers: Vec<Username> = self.waiting.keys().cloned().collect();
         for peer in peers {
             let quota = self.quotas.get(&peer).copied().unwrap_or(self.quota);
-            let mut room = quota.saturating_sub(self.running.values().filter(|keeper| keeper.peer == peer).count());
+            let mut room = quota
+                .saturating_sub(self.running.values().filter(|keeper| keeper.peer.as_ref() == Some(&peer)).count());
             while room > 0 {
                 let Some(((_, msgid), looked)) = self.waiting.get_mut(&peer).and_then(BTreeMap::pop_first) else {
                     break;
@@ -229,7 +238,7 @@ impl Keepers {
         match command.spawn() {
             Ok(child) => {
                 let ours = Some((child, stage));
-                self.running.insert(msgid, Running { peer: peer.clone(), ours });
+                self.running.insert(msgid, Running { peer: Some(peer.clone()), ours });
                 true
             }
             Err(error) => {

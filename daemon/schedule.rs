@@ -319,13 +319,13 @@ impl Schedule {
     }
 }
 
-/// How long the next try may wait. Nobody tells when a disk has room again, or
-/// the process a descriptor, and to look costs nobody else anything: so one looks
-/// more often.
+/// How long the next try may wait. Nobody tells when a disk has room again, the
+/// process a descriptor, or a lock is free, and to look costs nobody else anything:
+/// so one looks more often.
 fn ceiling(report: &Report) -> Ceiling {
     match (report.cause.as_deref(), report.ceiling()) {
-        (Some("disk_full" | "shortage"), Ceiling::Live | Ceiling::Foreground) => Ceiling::Live,
-        (Some("disk_full" | "shortage"), Ceiling::Background) => Ceiling::Foreground,
+        (Some("disk_full" | "shortage" | "lock"), Ceiling::Live | Ceiling::Foreground) => Ceiling::Live,
+        (Some("disk_full" | "shortage" | "lock"), Ceiling::Background) => Ceiling::Foreground,
         (_, ceiling) => ceiling,
     }
 }

@@ -377,8 +377,9 @@ fn a_new_worker_is_told_everything_what_was_live_first() {
     assert_eq!(told, (0..20).collect::<Vec<_>>());
 }
 
+/// Nobody tells that there is room again, or that another process has let a lock go.
 #[test]
-fn a_full_disk_is_looked_at_again_soon() {
+fn a_full_disk_and_a_lock_are_looked_at_again_soon() {
     let mut world = World::new(1);
     let longest = |world: &mut World, cause: &str, ceiling: Ceiling| {
         let later = |world: &mut World| {
@@ -389,8 +390,9 @@ fn a_full_disk_is_looked_at_again_soon() {
         };
         (0..200).filter_map(|_| later(world)).max().unwrap()
     };
-    assert!(longest(&mut world, "disk_full", Ceiling::Foreground) <= Duration::from_secs(1));
-    let background = longest(&mut world, "disk_full", Ceiling::Background);
-    assert!(background <= Duration::from_secs(15));
+    for cause in ["disk_full", "lock"] {
+        assert!(longest(&mut world, cause, Ceiling::Foreground) <= Duration::from_secs(1), "{cause}");
+        assert!(longest(&mut world, cause, Ceiling::Background) <= Duration::from_secs(15), "{cause}");
+    }
     assert!(longest(&mut world, "disk", Ceiling::Foreground) > Duration::from_secs(1), "control: other causes wait");
 }

@@ -343,6 +343,34 @@ fn a_keeper_is_started_once_and_outlives_the_daemon() {
     assert_eq!(world.lines("keepers").len(), 2, "what is over needs no keeper");
 }
 
+/// A keeper whose job had lost its message was nobody's concern: when it died without
+/// removing its lock's file, the job was looked at an hour later.
+#[test]
+fn the_death_of_a_keeper_is_noticed_whatever_is_left_of_its_job() {
+    for emptied in [true, false] {
+        let mut world = World::new();
+        world.start();
+        world.put(Place::Jobs, 1, Role::Recipient);
+        world.wait_for("a keeper", || world.disk.is_locked(&running(msgid(1))).unwrap());
+        let keeper = world.pids("keeper")[0];
+        world.stop();
+        let dir = Place::Jobs.dir(msgid(1));
+        match emptied {
+            true => ["peer", "message"].iter().for_each(|name| world.disk.remove(&format!("{dir}/{name}")).unwrap()),
+            false => world.disk.remove(&dir).unwrap(),
+        }
+        let before = world.ordered(Place::Jobs, 1);
+        world.start();
+        world.wait_for("the first scan", || world.ordered(Place::Jobs, 1) > before);
+        // Longer than a lock is not looked at.
+        std::thread::sleep(Duration::from_millis(1500));
+        let before = world.ordered(Place::Jobs, 1);
+        kill(keeper);
+        world.wait_for("a look after its death", || world.ordered(Place::Jobs, 1) > before);
+        assert_eq!(world.lines("keepers").len(), 1, "what has no message needs no keeper");
+    }
+}
+
 #[test]
 fn jobs_beyond_the_quota_wait_in_order_of_birth() {
     let mut world = World::new();

@@ -1,12 +1,13 @@
 //! Jobs for which a `plumb` waits: the death of one is no event, but its lock is free then.
 //!
-//! Looks at those locks by the clock, and knows nothing that is not found again
-//! by looking at all jobs. As many as there are living `plumb`s, so few.
+//! Looks at those locks by the clock, that of `plumb` and those of whoever reads
+//! along, and knows nothing that is not found again by looking at all jobs. There
+//! are as many as living `plumb`s, so few.
 
-use spool::fs::Fs;
-use spool::layout::{PLUMB, Place};
+use spool::fs::{Fs, Result};
+use spool::layout::{ALONG, PLUMB, Place};
 use spool::name::MsgId;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 /// How often the locks are looked at.
@@ -17,7 +18,8 @@ const LOOKS_MAX: usize = 256;
 /// The jobs that somebody waits for.
 #[derive(Default)]
 pub(crate) struct Waited {
-    jobs: HashSet<MsgId>,
+    /// With the names of the locks that are held.
+    jobs: HashMap<MsgId, BTreeSet<String>>,
     unseen: VecDeque<MsgId>,
     due: Duration,
 }
@@ -28,22 +30,32 @@ impl Waited {
         self.unseen.extend(msgids);
     }
 
-    /// Looks, if it is time; says for which jobs nobody waits any more.
+    /// Looks, if it is time; says which jobs somebody has left.
     pub(crate) fn tick(&mut self, fs: &dyn Fs, now: Duration) -> Vec<MsgId> {
-        // If one cannot tell, it is asked again.
-        let locked = |msgid: MsgId| fs.is_locked(&Place::Jobs.file(msgid, PLUMB)).unwrap_or(true);
         for _ in 0..LOOKS_MAX.min(self.unseen.len()) {
             let Some(msgid) = self.unseen.pop_front() else { break };
-            if !self.jobs.contains(&msgid) && locked(msgid) {
-                self.jobs.insert(msgid);
+            if self.jobs.contains_key(&msgid) {
+                continue;
+            }
+            match held(fs, msgid) {
+                Ok(locks) if locks.is_empty() => {}
+                // What cannot be looked at counts as held, and is looked at again.
+                locks => drop(self.jobs.insert(msgid, locks.unwrap_or_else(|_| BTreeSet::from([PLUMB.into()])))),
             }
         }
         if now < self.due {
             return Vec::new();
         }
         self.due = now + LOOKS_APART;
-        let left: Vec<MsgId> = self.jobs.iter().copied().filter(|msgid| !locked(*msgid)).collect();
-        self.jobs.retain(|msgid| !left.contains(msgid));
+        let mut left = Vec::new();
+        self.jobs.retain(|msgid, known| {
+            let Ok(locks) = held(fs, *msgid) else { return true };
+            if !known.is_subset(&locks) {
+                left.push(*msgid);
+            }
+            *known = locks;
+            !known.is_empty()
+        });
         left
     }
 
@@ -55,6 +67,22 @@ impl Waited {
             (true, true) => None,
         }
     }
+}
+
+/// The names of the locks in a job's directory that a living `plumb` holds.
+fn held(fs: &dyn Fs, msgid: MsgId) -> Result<BTreeSet<String>> {
+    let dir = Place::Jobs.dir(msgid);
+    let mut locks = BTreeSet::new();
+    // The cheapest question first: a job that we run and a tombstone have no such file.
+    if !fs.is_there(&format!("{dir}/{PLUMB}"))? {
+        return Ok(locks);
+    }
+    for name in fs.list(&dir)?.into_iter().map(|entry| entry.name) {
+        if (name == PLUMB || name.starts_with(ALONG)) && fs.is_locked(&format!("{dir}/{name}"))? {
+            locks.insert(name);
+        }
+    }
+    Ok(locks)
 }
 
 #[cfg(test)]
@@ -80,6 +108,29 @@ mod tests {
         assert_eq!(waited.tick(&disk, LOOKS_APART / 2), [], "not before it is time");
         assert_eq!(waited.tick(&disk, waited.wake().unwrap()), [jobs[0]]);
         assert_eq!(waited.tick(&disk, 9 * LOOKS_APART), []);
+        assert_eq!(waited.wake(), None);
+    }
+
+    /// Its death was no event, and the job was looked at when the step's own time came.
+    #[test]
+    fn a_plumb_that_read_along_and_died_is_noticed_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path()).unwrap();
+        let job = MsgId([1; 20]);
+        spool::layout::make_dirs(&disk, &Place::Jobs.dir(job)).unwrap();
+        let lock = |name: &str| disk.lock_file(&Place::Jobs.file(job, name), Duration::ZERO).unwrap().unwrap();
+        let (plumb, along) = (lock(PLUMB), lock("along.0"));
+        let mut waited = Waited::default();
+        waited.look([job]);
+        assert_eq!(waited.tick(&disk, Duration::ZERO), []);
+        drop(plumb);
+        assert_eq!(waited.tick(&disk, LOOKS_APART), [job], "nobody takes the output away");
+        // Another daemon finds the one that is left.
+        let mut waited = Waited::default();
+        waited.look([job]);
+        assert_eq!(waited.tick(&disk, Duration::ZERO), []);
+        drop(along);
+        assert_eq!(waited.tick(&disk, LOOKS_APART), [job], "and nobody reads along");
         assert_eq!(waited.wake(), None);
     }
 }

@@ -228,7 +228,7 @@ impl<N: Net> Job<N> {
     }
 
     /// Removes the lock of a keeper that was killed before it could.
-    fn lose_running(&self) -> Result<(), Trouble> {
+    pub(super) fn lose_running(&self) -> Result<(), Trouble> {
         let (fs, path) = (&*self.world.fs, layout::running(self.msgid));
         if fs.exists(&path)
             && let Some(_lock) = fs.lock_file(&path, Duration::ZERO)?

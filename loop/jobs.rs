@@ -239,6 +239,7 @@ impl<N: Net> Job<N> {
             // Held until its changes are made, but for the time of a question.
             let mut lock = self.lock()?;
             if lock.is_none() {
+                self.lose_running()?;
                 return Ok(Some(Turn::Gone));
             }
             self.check().await?;

@@ -122,6 +122,21 @@ async fn a_message_whose_job_has_an_outcome_is_not_fetched_for_ever() {
 
 /// The largest message is larger by its sealing: read with the bound of the plain
 /// one it was lost, and its job cancelled.
+/// The lock's file of a keeper whose job had been removed lay there for ever.
+#[tokio::test]
+async fn what_a_keeper_of_a_removed_job_has_left_goes_when_nobody_holds_it() {
+    let rig = Rig::new(Word::Gone, "", |_| bare(404, None));
+    let running = layout::running(MSGID);
+    let mut lock = rig.disk.lock_file(&running, Duration::ZERO).unwrap();
+    assert!(lock.is_some());
+    for held in [true, false] {
+        let report = Job::new(rig.world.clone(), MSGID).once().await;
+        assert_eq!((report.turn, rig.disk.exists(&running)), (Turn::Gone, held));
+        lock = None;
+    }
+    drop(lock);
+}
+
 #[test]
 fn the_largest_message_is_not_lost() {
     let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
