@@ -190,6 +190,9 @@ impl<N: Net> Job<N> {
                 let reason = self.loss.filter(|_| mark == Mark::Cancel);
                 let facts = Facts::new().with_some("outcome", outcome.as_ref()).with_some("reason", reason);
                 steps::put_in_job(fs, self.msgid, mark, facts)?;
+                if mark == Mark::Over {
+                    self.lose_running()?;
+                }
             }
             Change::Put(Mark::Receipt) => {
                 Facts::new().with_some("receipt", self.owed).hint(fs, &file(Mark::Receipt.name()))?;
