@@ -2,9 +2,13 @@
 //!
 //! Its stdin is a pipe that we hold: the end of it tells the child to go, also
 //! when we are killed. A child that dies is replaced at once; one that dies
-//! again and again, after growing pauses. Nothing here ever waits for a child.
+//! again and again, after growing pauses. A child that gives no sign of life
+//! (doc/SPOOL.md#signs-of-life) is killed, and replaced. No call here ever waits
+//! for a child.
 
+use spool::alive::{self, ALIVE, State};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,7 +18,11 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// The pauses before a start double from the first to the last.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A child that was told to go is killed after this.
+/// A child that gives no sign of life for so many beats of ours is killed: it missed
+/// eight of its own, see `BEAT` in `spool/alive.rs`. Time for which we were stopped, or
+/// the machine slept, has no beats, and does not count.
+const SILENCE: u64 = 25;
+/// A child that was told to go is killed after this, and again.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Deaths are said at most this often.
 const SAID_APART: Duration = Duration::from_secs(60);
@@ -42,6 +50,7 @@ impl Deaths {
 /// A line of a child, or its end.
 #[derive(Debug)]
 pub(crate) enum Word {
+    Alive,
     Line(String),
     End,
 }
@@ -50,6 +59,10 @@ pub(crate) enum Word {
 pub(crate) struct Kept {
     verb: &'static str,
     process: Option<(Child, Option<ChildStdin>)>,
+    /// The pipe from which its words are read.
+    words: Option<OwnedFd>,
+    /// Our own beats since its last sign of life.
+    silent: u64,
     /// Tells the words of one process from those of the next.
     generation: u64,
     started: Duration,
@@ -70,6 +83,8 @@ impl Kept {
         Kept {
             verb,
             process: None,
+            words: None,
+            silent: 0,
             generation: 0,
             started: Duration::ZERO,
             deaths: Deaths::default(),
@@ -89,6 +104,15 @@ impl Kept {
         self.process.is_none()
     }
 
+    /// The answer to whoever asks about this child.
+    pub(crate) fn life(&self, beat: Duration) -> alive::Child {
+        alive::Child {
+            pid: self.process.as_ref().map(|(child, _)| child.id()),
+            silent_seconds: self.silent * beat.as_secs(),
+            restarts: self.generation.saturating_sub(1),
+        }
+    }
+
     /// Is this the number of the present process?
     pub(crate) fn is_generation(&self, generation: u64) -> bool {
         self.generation == generation
@@ -100,9 +124,10 @@ impl Kept {
             return false;
         }
         self.generation += 1;
-        self.started = now;
+        (self.started, self.silent) = (now, 0);
         match spawn(program, self.verb) {
             Ok((child, stdin, stdout)) => {
+                self.words = stdout.as_fd().try_clone_to_owned().ok();
                 let generation = self.generation;
                 let read = move || read_lines(stdout, |word| tell(generation, word));
                 match std::thread::Builder::new().name(self.verb.into()).spawn(read) {
@@ -143,6 +168,29 @@ impl Kept {
         self.ended(now);
     }
 
+    /// Takes in a sign of life.
+    pub(crate) fn is_alive(&mut self) {
+        self.silent = 0;
+    }
+
+    /// Counts a beat of ours; kills it when it has been silent for too many. Call it
+    /// when all that was heard has been taken in.
+    pub(crate) fn beat(&mut self, now: Duration) {
+        let Some((child, _)) = self.process.as_ref().filter(|_| self.leaving.is_none()) else { return };
+        self.silent += 1;
+        if self.silent < SILENCE || self.words.as_ref().is_some_and(has_more) {
+            return;
+        }
+        let (verb, pid, state) = (self.verb, child.id(), State::of(child.id()));
+        // No signal reaches it there, and another one would wait for the same disk.
+        if state == State::Disk {
+            return;
+        }
+        tracing::error!("{verb} (pid {pid}{state}) gives no sign of life: killed");
+        self.ended(now);
+        self.leaving = Some(now);
+    }
+
     /// It closed its stdout: it is of no use any more, whether it lives or not.
     pub(crate) fn ended(&mut self, now: Duration) {
         if let Some((_, stdin)) = &mut self.process {
@@ -157,9 +205,10 @@ impl Kept {
         let Some((child, _)) = &mut self.process else { return false };
         if self.leaving.is_some_and(|at| at <= now) {
             let _ = child.kill();
+            self.leaving = Some(now + PATIENCE);
         }
         let Ok(Some(status)) = child.try_wait() else { return false };
-        (self.process, self.leaving) = (None, None);
+        (self.process, self.words, self.leaving) = (None, None, None);
         match std::mem::take(&mut self.asked) {
             true => self.due = now,
             false => self.died(&how(status), now),
@@ -208,9 +257,15 @@ fn read_lines(stdout: ChildStdout, tell: impl Fn(Word)) {
         line.clear();
         match (&mut stdout).take(LINE_MAX).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return tell(Word::End),
+            Ok(_) if line.trim_ascii_end() == ALIVE.as_bytes() => tell(Word::Alive),
             Ok(_) => tell(Word::Line(String::from_utf8_lossy(&line).trim_end().to_string())),
         }
     }
+}
+
+/// Does something lie in this pipe?
+fn has_more(pipe: &OwnedFd) -> bool {
+    rustix::io::ioctl_fionread(pipe).is_ok_and(|count| count > 0)
 }
 
 /// How a process ended, for a person.
@@ -248,5 +303,56 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert!(kept.is_gone());
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A child that was stopped, or hung, stalled everything for ever.
+    #[test]
+    fn a_child_that_gives_no_sign_of_life_is_killed_and_replaced() {
+        let mut kept = Kept::new("60");
+        assert!(kept.start(Path::new("sleep"), Duration::ZERO, |_, _| {}));
+        for _ in 0..10 {
+            (1..SILENCE).for_each(|_| kept.beat(Duration::ZERO));
+            assert!(kept.is_running());
+            kept.is_alive();
+        }
+        (1..SILENCE).for_each(|_| kept.beat(Duration::ZERO));
+        let life = kept.life(SECOND);
+        assert_eq!((life.silent_seconds, life.restarts), (SILENCE - 1, 0));
+        // However long it took from one beat of ours to the next: we were not awake.
+        kept.beat(3600 * SECOND);
+        assert!(!kept.is_running() && !kept.tell("hello\n"));
+        while !kept.check(3600 * SECOND) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(kept.start(Path::new("sleep"), 3600 * SECOND, |_, _| {}), "at once");
+        assert_eq!((kept.life(SECOND).silent_seconds, kept.life(SECOND).restarts), (0, 1));
+        kept.go(Duration::ZERO);
+        while !kept.check(PATIENCE) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_child_is_not_judged_before_all_that_it_said_was_heard() {
+        let (mut kept, listens) = (Kept::new(ALIVE), std::sync::Arc::new(std::sync::Mutex::new(())));
+        let busy = listens.lock().unwrap();
+        let listener = listens.clone();
+        assert!(kept.start(Path::new("yes"), Duration::ZERO, move |_, word| {
+            assert!(matches!(word, Word::Alive | Word::End), "{word:?}");
+            drop(listener.lock());
+        }));
+        let until = std::time::Instant::now() + 60 * SECOND;
+        while !kept.words.as_ref().is_some_and(has_more) {
+            assert!(std::time::Instant::now() < until, "it says so");
+        }
+        (0..10 * SILENCE).for_each(|_| kept.beat(Duration::ZERO));
+        assert!(kept.is_running());
+        drop(busy);
+        kept.go(Duration::ZERO);
+        while !kept.check(PATIENCE) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

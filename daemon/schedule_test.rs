@@ -377,7 +377,7 @@ fn a_new_worker_is_told_everything_what_was_live_first() {
     assert_eq!(told, (0..20).collect::<Vec<_>>());
 }
 
-/// Nobody tells that there is room again, or that another process has let a lock go.
+/// Room on the disk makes no event, nor does another process that lets a lock go.
 #[test]
 fn a_full_disk_and_a_lock_are_looked_at_again_soon() {
     let mut world = World::new(1);

@@ -7,12 +7,14 @@
 use crate::Error;
 use crate::child::{Kept, Word};
 use crate::clerk::{self, Errand, Notice};
+use crate::door::Door;
 use crate::keepers::Keepers;
 use crate::schedule::{Because, Schedule};
 use crate::supervisor::{Event, Outcome};
 use crate::waited::Waited;
 use crate::watch::{Seen, Watch};
 use crate::why::{self, Whys};
+use spool::alive::Life;
 use spool::atomic::Disk;
 use spool::clock::{self, Clock, System};
 use spool::facts::Facts;
@@ -67,8 +69,12 @@ pub(crate) struct Session {
     orphans: Vec<Child>,
     whys: Whys,
     clerk: Sender<Errand>,
+    /// Where we are asked whether we live, or why nobody can.
+    door: Result<Door, String>,
     service: Kept,
     worker: Kept,
+    /// All that was heard has been taken in.
+    caught_up: bool,
     /// Both children are to be told that they run.
     hello: bool,
     /// They ran before.
@@ -123,8 +129,10 @@ impl Session {
             schedule: Schedule::new(),
             orphans: Vec::new(),
             whys: Whys::default(),
+            door: Err(String::new()),
             service: Kept::new("service"),
             worker: Kept::new("loop"),
+            caught_up: false,
             hello: true,
             ready: false,
             full_until: Duration::ZERO,
@@ -136,6 +144,7 @@ impl Session {
             odd: HashSet::new(),
             roster: Roster::default(),
         };
+        session.open_door();
         session.configure();
         // A note that was lost is made again, before anything is measured by it.
         session.tick_clock(Duration::ZERO);
@@ -161,13 +170,15 @@ impl Session {
             }
             self.act(now);
             let wait = self.wake().saturating_sub(self.system.now());
-            let first = events.recv_timeout(wait).ok();
+            let (first, mut room) = (events.recv_timeout(wait).ok(), EVENTS_MAX);
             for event in first.into_iter().chain(events.try_iter().take(EVENTS_MAX)) {
                 if let Event::Stop = event {
                     return Outcome::Stop;
                 }
                 self.take_in(event);
+                room = room.saturating_sub(1);
             }
+            self.caught_up = room > 0;
         }
     }
 
@@ -207,11 +218,14 @@ impl Session {
                 }
             }
             Event::Seen(Seen::Say(text)) => tracing::warn!("{text}"),
+            Event::Asked(caller) => caller.answer(&self.life()),
             Event::Worker(generation, word) if self.worker.is_generation(generation) => match word {
+                Word::Alive => self.worker.is_alive(),
                 Word::Line(line) => self.report(&line, now),
                 Word::End => self.worker.ended(now),
             },
             Event::Service(generation, word) if self.service.is_generation(generation) => match word {
+                Word::Alive => self.service.is_alive(),
                 Word::Line(line) => self.heard(&line, now),
                 Word::End => self.service.ended(now),
             },
@@ -344,9 +358,38 @@ impl Session {
         }
     }
 
+    /// Opens the door, and again where its socket was removed.
+    fn open_door(&mut self) {
+        let said = match &self.door {
+            Ok(_) if Door::is_found(&self.disk) => return,
+            Ok(_) => {
+                tracing::warn!("{} was gone from the spool: made again", spool::alive::SOCKET);
+                ""
+            }
+            Err(said) => said,
+        };
+        let sender = self.sender.clone();
+        let opened = Door::open(&self.disk, move |caller| drop(sender.send(Event::Asked(caller))));
+        self.door = opened.map_err(|error| error.to_string()).inspect_err(|error| {
+            if error != said {
+                tracing::warn!("{error}: whoever asks whether we live gets no answer");
+            }
+        });
+    }
+
+    /// The answer to whoever asks whether we live.
+    fn life(&self) -> Life {
+        Life { pid: std::process::id(), service: self.service.life(BEAT), r#loop: self.worker.life(BEAT) }
+    }
+
     /// What is looked at by the clock.
     fn beat(&mut self, now: Duration) {
+        if self.caught_up {
+            self.service.beat(now);
+            self.worker.beat(now);
+        }
         self.reap(now);
+        self.open_door();
         self.keep_spool();
         self.tell_odd();
         if now >= self.ticked_at + MINUTE {

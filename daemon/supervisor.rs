@@ -8,6 +8,7 @@
 
 use crate::Error;
 use crate::child::Word;
+use crate::door::Caller;
 use crate::session::Session;
 use crate::watch::Seen;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -32,6 +33,8 @@ pub(crate) enum Event {
     Worker(u64, Word),
     /// Some child of this process ended.
     ChildEnded,
+    /// Somebody asks whether we live.
+    Asked(Caller),
     Reload,
     Everything,
     Stop,

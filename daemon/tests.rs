@@ -13,16 +13,18 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Writes into its own directory; answers each order with a report whose turn the file `turn` names.
-const SCRIPT: &str = r#"#!/bin/sh
+/// Writes into its own directory, and says every second that it lives; answers each order
+/// with a report whose turn the file `turn` names.
+const SCRIPT: &str = r#"#!/bin/bash
 here=$(dirname "$0")
 echo $$ >>"$here/$1.pids"
 case $1 in
-service) cat "$here/says" 2>/dev/null; cat >/dev/null ;;
+service) cat "$here/says" 2>/dev/null; until timeout 1 cat >/dev/null; do echo alive; done ;;
 loop)
     turn=rest
     [ ! -e "$here/turn" ] || read -r turn <"$here/turn"
-    while read -r place id; do
+    while read -t 1 -r place id || [ $? -gt 128 ]; do
+        [ -n "$place" ] || { echo alive; continue; }
         echo "$place $id" >&3
         case $place in queue|rqueue|jobs)
             echo "{\"place\":\"$place\",\"msgid\":\"$id\",\"turn\":\"$turn\",\"ceiling\":\"background\"}" ;;
@@ -307,6 +309,25 @@ fn a_reload_restarts_the_service_and_tells_the_worker() {
     world.wait_for("reload", || world.orders().iter().any(|order| order.starts_with("reload")));
     world.wait_for("another service", || world.pids("service").len() == 2);
     assert_eq!(world.pids("loop").len(), 1);
+}
+
+#[test]
+fn whoever_asks_is_told_who_lives_also_when_the_socket_was_removed() {
+    let mut world = World::new();
+    let ask = |world: &World| spool::alive::ask(&world.disk, PATIENCE);
+    world.start();
+    let life = ask(&world).expect("an answer");
+    assert_eq!((life.pid, life.troubles()), (std::process::id(), Vec::new()));
+    let pids = |world: &World| ["service", "loop"].map(|verb| world.pids(verb).last().map(|pid| *pid as u32));
+    assert_eq!([life.service.pid, life.r#loop.pid], pids(&world));
+    world.disk.remove(spool::alive::SOCKET).unwrap();
+    kill(world.pids("loop")[0]);
+    world.wait_for("another loop", || world.pids("loop").len() == 2);
+    world.wait_for("both live", || ask(&world).is_ok_and(|life| [life.service.pid, life.r#loop.pid] == pids(&world)));
+    let life = ask(&world).unwrap();
+    assert_eq!((life.service.restarts, life.r#loop.restarts), (0, 1));
+    world.stop();
+    assert!(spool::alive::ask(&world.disk, Duration::ZERO).is_err());
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Waited {
             }
             match held(fs, msgid) {
                 Ok(locks) if locks.is_empty() => {}
-                // What cannot be looked at counts as held, and is looked at again.
+                // A job that cannot be looked at counts as waited for, and is looked at again.
                 locks => drop(self.jobs.insert(msgid, locks.unwrap_or_else(|_| BTreeSet::from([PLUMB.into()])))),
             }
         }

@@ -1,4 +1,4 @@
-//! The daemon's child: orders in, steps and streams in the middle, reports out.
+//! The daemon's child: orders in, steps and streams in the middle, reports and signs of life out.
 //!
 //! Each message is worked on by one task at a time; an order for one that is
 //! being worked on wakes it, or is remembered. The end of the orders ends the
@@ -13,6 +13,7 @@ use crate::steps::Steps;
 use crate::streams::shortage;
 use crate::{incoming, outgoing, peers, turn};
 use keygen::{Identity, stock};
+use spool::alive::{self, ALIVE, Pulse};
 use spool::clock::System;
 use spool::fs::Fs;
 use spool::home::{self, Home};
@@ -69,6 +70,8 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
 
 /// Works on what standard input orders until it ends.
 pub fn run(home: &Home) -> Result<(), Error> {
+    // A disk may be slow: from here on we live.
+    say(ALIVE);
     let world = world(home, Http::called())?;
     let runtime = runtime()?;
     let (orders, incoming) = unbounded_channel();
@@ -114,6 +117,7 @@ struct Work {
 struct Worker {
     world: Arc<World<Http>>,
     home: Home,
+    pulse: Pulse,
     works: HashMap<(Place, MsgId), Work>,
     peers_read: Instant,
     /// The `peer.toml` of all peers, as they were at the last look.
@@ -135,16 +139,24 @@ impl Worker {
         let (peers_read, peers_known) = (Instant::now(), Arc::new(Notify::new()));
         // Nothing: what changed since the peers were read, a moment ago, is found at the first look.
         let (works, seen) = (HashMap::new(), Vec::new());
-        Worker { world, home, works, peers_read, seen, peers_known, service, given, kept, reports, reported }
+        let pulse = Pulse::new(Instant::now());
+        Worker { world, home, pulse, works, peers_read, seen, peers_known, service, given, kept, reports, reported }
     }
 
     async fn serve(mut self, mut orders: UnboundedReceiver<Order>) {
         let world = self.world.clone();
-        let checked = tokio::task::spawn_blocking(move || {
+        let mut checking = tokio::task::spawn_blocking(move || {
             settle(&*world.fs)?;
             stock::check(&*world.fs, &world.identity, &world.spool_key)
-        })
-        .await;
+        });
+        let mut beats = tokio::time::interval(alive::BEAT);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let checked = loop {
+            tokio::select! {
+                checked = &mut checking => break checked,
+                _ = beats.tick() => self.beat(),
+            }
+        };
         if let Ok(Err(error)) = checked {
             tracing::warn!("cannot begin well: {error}");
         }
@@ -154,6 +166,7 @@ impl Worker {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = beats.tick() => self.beat(),
                 _ = looks.tick() => self.look_at_peers(),
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order),
@@ -163,6 +176,18 @@ impl Worker {
                 Some(given) = self.given.recv() => self.take(given),
                 () = self.peers_known.notified() => self.kept.follow(&self.world, &self.service),
             }
+        }
+    }
+
+    /// Tells the daemon that we live: that orders and reports get their turn, and that
+    /// steps, and what waits for the disk, come to their end.
+    fn beat(&mut self) {
+        let send = |back: alive::Back| {
+            let work = async { tokio::task::spawn_blocking(|| back.done()).await };
+            drop(tokio::spawn(work));
+        };
+        if self.pulse.beats(Instant::now(), send) {
+            say(ALIVE);
         }
     }
 
@@ -250,8 +275,7 @@ impl Worker {
         if matches!(report.cause.as_deref(), Some("no_peer" | "unreachable")) && self.peers_read.elapsed() > apart {
             self.read_peers();
         }
-        let mut out = std::io::stdout().lock();
-        let _ = writeln!(out, "{}", report.line()).and_then(|()| out.flush());
+        say(&report.line());
         let Some((place, msgid)) = about.filter(|_| last) else { return };
         let work = self.works.remove(&(place, msgid));
         if place == Place::Rqueue {
@@ -288,6 +312,12 @@ impl Worker {
             });
         }
     }
+}
+
+/// Writes a line for the daemon. When that is gone, our orders end as well.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// The report of a piece of work; that it panicked, if it did. Without one its

@@ -33,6 +33,7 @@ use crate::peers::{Heard, Peers, Strangers, Troubles};
 use crate::pool::{Number, Pool};
 use crate::request::Desk;
 use crate::watch::Watcher;
+use spool::alive::{self, Pulse};
 use spool::bucket::{Gate, Way};
 use spool::clock::{System, boot};
 use spool::crypto::Key;
@@ -56,7 +57,8 @@ use tracing::{info, warn};
 const DISK_THREADS: usize = 32;
 /// Those of them that one peer's requests and syncs may use at once.
 const DISK_THREADS_OF_PEER: usize = 8;
-/// How long a predecessor that is dying may keep an address.
+/// How long a predecessor that is dying may keep our addresses: less than the daemon
+/// waits for a sign of life.
 const BIND: Duration = Duration::from_secs(10);
 const BINDS_APART: Duration = Duration::from_millis(50);
 /// Connections that the kernel may hold for us.
@@ -113,9 +115,9 @@ impl Service {
         for place in Place::ALL {
             fs.sync_dir(place.word())?;
         }
-        let mut listeners = Vec::new();
+        let (mut listeners, until) = (Vec::new(), Instant::now() + BIND);
         for address in &settings.listen {
-            let bound = bind(address).map_err(|source| Error::Listen { address: address.clone(), source })?;
+            let bound = bind(address, until).map_err(|source| Error::Listen { address: address.clone(), source })?;
             listeners.extend(bound);
         }
         // Without it nothing is turned, and all else works.
@@ -144,7 +146,8 @@ impl Service {
     }
 
     /// Serves until `input` ends, or until `config/peers` is another directory
-    /// than it was. Writes one line to `output` for peers that are heard. A
+    /// than it was. Writes one line to `output` for peers that are heard, and while
+    /// it lives one every three seconds (doc/SPOOL.md#signs-of-life). A
     /// crash leaves what `note.rs` says, and no more.
     pub fn serve(self, input: impl Read + Send + 'static, output: impl Write + Send + 'static) -> Result<(), Error> {
         spool::limit::raise_descriptors();
@@ -193,6 +196,7 @@ impl Service {
             tokio::spawn(connection::accept(shared.clone(), listener));
         }
         tokio::spawn(connection::sweep(shared.clone()));
+        tokio::spawn(live(shared.clone()));
         let watcher = shared.watcher.clone();
         tokio::spawn(async move { watcher.run().await });
         tokio::select! {
@@ -204,13 +208,12 @@ impl Service {
 }
 
 /// Binds all addresses that a text stands for.
-fn bind(address: &str) -> std::io::Result<Vec<TcpListener>> {
+fn bind(address: &str, until: Instant) -> std::io::Result<Vec<TcpListener>> {
     let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-    addresses.into_iter().map(bind_one).collect()
+    addresses.into_iter().map(|address| bind_one(address, until)).collect()
 }
 
-fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let until = Instant::now() + BIND;
+fn bind_one(address: SocketAddr, until: Instant) -> std::io::Result<TcpListener> {
     loop {
         // The standard library sets SO_REUSEADDR.
         match TcpListener::bind(address) {
@@ -234,6 +237,18 @@ fn read_to_end(mut input: impl Read) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return,
             Ok(_) | Err(_) => {}
         }
+    }
+}
+
+/// Tells the daemon that we live: that requests get their turn, and that what
+/// waits for the disk comes to its end.
+async fn live(shared: Arc<Shared>) {
+    let mut pulse = Pulse::new(Instant::now());
+    loop {
+        if pulse.beats(Instant::now(), |back| drop(tokio::task::spawn_blocking(|| back.done()))) {
+            shared.heard.beat();
+        }
+        tokio::time::sleep(alive::BEAT).await;
     }
 }
 

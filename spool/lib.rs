@@ -6,6 +6,7 @@
 //! none of its siblings, and they meet through what it lays on the disk.
 //! `layout.rs` is the map, `phase.rs` the meaning, doc/SPOOL.md the table of both.
 
+pub mod alive;
 pub mod atomic;
 pub mod bucket;
 pub mod clock;

@@ -380,6 +380,17 @@ fn who_is_heard_is_told_once_a_second_and_hlo_at_once() {
 }
 
 #[test]
+fn a_service_that_nobody_asks_says_that_it_lives() {
+    let site = site(0);
+    let (running, until) = (site.serve(), Instant::now() + Duration::from_secs(60));
+    while running.beats.load(std::sync::atomic::Ordering::Relaxed) < 2 {
+        assert!(Instant::now() < until, "no second beat");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(running.heard.lock().unwrap().len(), 0);
+}
+
+#[test]
 fn a_peer_that_is_added_is_known_soon_and_one_that_is_removed_is_not() {
     peers_come_and_go();
 }

@@ -47,7 +47,8 @@ fn a_confined_service_works_and_reaches_neither_keys_nor_programs_nor_the_networ
             assert!(refused, "it could {what}");
         }
     }
-    let running = common::Running { address, stop: Some(stop), thread: Some(thread), heard: Default::default() };
+    let (heard, beats) = Default::default();
+    let running = common::Running { address, stop: Some(stop), thread: Some(thread), heard, beats };
     let reply = running.ask(ALICE, Ask::Msg, MsgId([5; 20])).unwrap();
     assert_eq!(reply.word, Word::Ok);
     assert!(site.fs.exists(&Place::Rqueue.file(MsgId([5; 20]), "peer.ok")));

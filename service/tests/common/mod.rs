@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The peer that the tests speak for.
@@ -118,14 +119,18 @@ impl Site {
         let (input, stop) = std::io::pipe().unwrap();
         let (said, output) = std::io::pipe().unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let lines = heard.clone();
+        let beats = Arc::new(AtomicUsize::new(0));
+        let (lines, alive) = (heard.clone(), beats.clone());
         std::thread::spawn(move || {
             for line in std::io::BufReader::new(said).lines().map_while(Result::ok) {
-                lines.lock().unwrap().push(line);
+                match line == spool::alive::ALIVE {
+                    true => drop(alive.fetch_add(1, Ordering::Relaxed)),
+                    false => lines.lock().unwrap().push(line),
+                }
             }
         });
         let thread = std::thread::spawn(move || service.serve(input, output).unwrap());
-        Running { address, stop: Some(stop), thread: Some(thread), heard }
+        Running { address, stop: Some(stop), thread: Some(thread), heard, beats }
     }
 }
 
@@ -148,6 +153,8 @@ pub struct Running {
     pub stop: Option<std::io::PipeWriter>,
     pub thread: Option<std::thread::JoinHandle<()>>,
     pub heard: Arc<Mutex<Vec<String>>>,
+    /// How often it said that it lives.
+    pub beats: Arc<AtomicUsize>,
 }
 
 impl Drop for Running {
