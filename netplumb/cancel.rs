@@ -34,8 +34,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let found = view.find(&args.id)?;
         let said = cancel(&view, &found, (!args.dry_run).then_some(args.reason.as_str()))?;
         writeln!(out, "{}: {}", found.msgid, clean(&said))?;
-        if !view.has_daemon() {
-            writeln!(out, "no daemon runs here: this goes on when one does\n  hint: netplumb daemon")?;
+        for trouble in view.troubles() {
+            writeln!(out, "{trouble}: this goes on when that is mended\n  hint: {}", trouble.hint())?;
         }
         Ok(())
     })

@@ -2,9 +2,10 @@
 //!
 //! Looks only; every finding is one line, `ok`, `warn` or `bad`, with a hint
 //! where something is to be done. A warning is something to know: only what is
-//! bad makes the exit status 78 (configuration) or 74 (disk).
+//! bad makes the exit status 78 (configuration), 74 (disk) or 69 (the daemon does
+//! not answer).
 
-use crate::fail::{CONFIG, IO, fail};
+use crate::fail::{CONFIG, IO, UNAVAILABLE, fail};
 use crate::listing::{answer, bytes, clean, line};
 use crate::probe;
 use serde::Serialize;
@@ -87,6 +88,11 @@ impl Finding {
         Finding::new(Level::Bad, what, text, IO)
     }
 
+    /// A process does not answer.
+    pub fn silent(what: &'static str, text: impl ToString) -> Finding {
+        Finding::new(Level::Bad, what, text, UNAVAILABLE)
+    }
+
     /// Says what to do.
     pub fn hint(mut self, hint: impl ToString) -> Finding {
         self.hint = Some(hint.to_string());
@@ -119,7 +125,7 @@ fn tell(findings: &[Finding], json: bool, out: &mut dyn Write) -> anyhow::Result
         }
     }
     let bad: Vec<&Finding> = findings.iter().filter(|finding| finding.level == Level::Bad).collect();
-    // The disk comes after the configuration: that is mended first.
+    // The disk comes after the configuration, and a daemon after both: mended in this order.
     match bad.iter().map(|finding| finding.status).max() {
         None => Ok(()),
         Some(status) => Err(fail(status, format!("{} of {} checks are bad", bad.len(), findings.len()))),
@@ -268,11 +274,13 @@ fn spool(home: &Home, settings: &Settings) -> Vec<Finding> {
         Ok(text) => Finding::disk("sync", String::from_utf8_lossy(&text).trim_end())
             .hint("the disk lost writes: check it, then start the daemon anew"),
     });
-    findings.push(match disk.is_locked("daemon") {
-        Ok(true) => Finding::ok("daemon", "runs"),
-        Ok(false) => Finding::warn("daemon", "does not run, so nothing moves").hint("netplumb daemon"),
-        Err(error) => Finding::disk("daemon", error),
-    });
+    match disk.is_locked("daemon") {
+        Ok(true) => findings.extend(probe::alive(&disk)),
+        Ok(false) => {
+            findings.push(Finding::warn("daemon", "does not run, so nothing moves").hint("netplumb daemon"));
+        }
+        Err(error) => findings.push(Finding::disk("daemon", error)),
+    }
     findings.extend(lying_about(&disk));
     findings
 }
@@ -304,6 +312,7 @@ fn lying_about(disk: &Disk) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::view::tests::{Hand, hand_made, printed, status};
+    use spool::alive;
     use std::os::unix::fs::PermissionsExt;
 
     fn level(hand: &Hand, what: &str) -> Vec<(Level, String)> {
@@ -384,7 +393,19 @@ mod tests {
         let hand = tidy();
         assert_eq!(level(&hand, "daemon")[0].0, Level::Warn);
         let lock = hand.view.fs.lock_file("daemon", std::time::Duration::ZERO).unwrap();
-        assert_eq!(level(&hand, "daemon")[0].0, Level::Ok);
+        let door = alive::Door::open(&hand.view.fs).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let fine = alive::Child { pid: Some(std::process::id()), ..Default::default() };
+                let mute = alive::Child { silent_seconds: 20, restarts: 2, ..fine.clone() };
+                alive::Life { pid: 7, service: fine, r#loop: mute }.tell(&door.accept().unwrap());
+            });
+            let all = findings(&hand.view.home);
+            let of = |what: &str| all.iter().find(|finding| finding.what == what).unwrap();
+            assert_eq!((of("daemon").level, of("daemon").text.as_str()), (Level::Ok, "answers (pid 7)"));
+            assert_eq!((of("service").level, of("loop").level), (Level::Ok, Level::Warn));
+            assert!(of("loop").text.starts_with("does not answer (pid "), "{}", of("loop").text);
+        });
         drop(lock);
         hand.put("hold/x", "");
         hand.put("queue/no-id/x", "");

@@ -89,6 +89,7 @@ fn list(view: &View, args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         (peer.is_none() || peer.as_ref() == row.owner.as_ref().map(|owner| &owner.username)).then_some(row)
     });
     rows.sort_by_cached_key(|row| (row.owner.as_ref().map(|owner| owner.born), row.msgid));
+    view.mention_troubles();
     if args.json {
         return rows.iter().try_for_each(|row| line(out, &json(view, row)));
     }
@@ -108,7 +109,6 @@ fn list(view: &View, args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         ("ALIVE", Left),
         ("OUTCOME OR REASON", Left),
     ];
-    view.mention_daemon();
     Ok(table(out, heads, rows.iter().map(|row| cells(view, row)))?)
 }
 

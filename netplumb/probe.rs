@@ -1,4 +1,4 @@
-//! The single looks of `netplumb check`: certificates and keys, file systems, and what the kernel has.
+//! The single looks of `netplumb check`: certificates and keys, file systems, who lives, and what the kernel has.
 //!
 //! Each gives findings and changes nothing; asking for Landlock restricts nobody.
 
@@ -6,11 +6,14 @@ use crate::check::Finding;
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
+use spool::alive::{self, Child};
+use spool::atomic::Disk;
 use spool::home::Home;
 use spool::layout::DIRECTORIES;
 use spool::name::{PeerName, Username};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// Certificates, private keys, username: all there, and of one identity.
 pub fn identity(home: &Home) -> Vec<Finding> {
@@ -65,6 +68,26 @@ pub fn peer_chain(dir: &Path, name: &PeerName, username: &Username) -> Option<Fi
         }
         Ok(_) => None,
     }
+}
+
+/// How long the daemon may take for its answer; a slow disk may keep it for a while.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// A daemon that runs: does it answer, and do its children give signs of life?
+pub fn alive(disk: &Disk) -> Vec<Finding> {
+    let life = match alive::ask(disk, ANSWER_WAIT) {
+        Ok(life) => life,
+        Err(trouble) => return vec![Finding::silent("daemon", trouble.what()).hint(trouble.hint())],
+    };
+    let child = |(who, child): (&'static str, &Child)| match (child.trouble(who), child.pid, child.restarts) {
+        (Some(trouble), _, _) => Finding::warn(who, trouble.what()).hint(trouble.hint()),
+        (None, pid, 0) => Finding::ok(who, format!("lives (pid {})", pid.unwrap_or(0))),
+        (None, pid, count) => {
+            Finding::ok(who, format!("lives (pid {}; started again {count} times)", pid.unwrap_or(0)))
+        }
+    };
+    let daemon = Finding::ok("daemon", format!("answers (pid {})", life.pid));
+    std::iter::once(daemon).chain(life.children().map(child)).collect()
 }
 
 /// In the order of their issuing.

@@ -72,6 +72,7 @@ fn list(view: &View, args: &Args, now: u64, out: &mut dyn Write) -> anyhow::Resu
         rows.extend(each(&ids, |msgid| see(view, place, *msgid, peer.as_ref())));
     }
     rows.sort_by_cached_key(|row| (row.owner.as_ref().map(|owner| owner.born), row.msgid));
+    view.mention_troubles();
     if args.json {
         return rows.iter().try_for_each(|row| line(out, &json(view, row, now)));
     }
@@ -90,7 +91,6 @@ fn list(view: &View, args: &Args, now: u64, out: &mut dyn Write) -> anyhow::Resu
         ("NEXT", Left),
         ("REASON", Left),
     ];
-    view.mention_daemon();
     Ok(table(out, heads, rows.iter().map(|row| cells(view, row, now)))?)
 }
 

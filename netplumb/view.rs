@@ -5,6 +5,7 @@
 //! half, damaged, or gone between two looks.
 
 use crate::fail::{NO_ID, NO_PEER, USAGE, fail};
+use spool::alive::{self, Trouble};
 use spool::atomic::Disk;
 use spool::clock;
 use spool::crypto::SpoolKey;
@@ -17,11 +18,14 @@ use spool::usage::{self, Bounds};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Directories beside the three places in which an id can have left something.
 pub const ASIDE: [&str; 3] = ["running", "hold", "notices"];
 /// Digits of an id that a table shows.
 const SHORT: usize = 12;
+/// How long a listing waits for the daemon's word.
+const ANSWER_WAIT: Duration = Duration::from_millis(300);
 /// The file whose lock the daemon holds.
 const DAEMON: &str = "daemon";
 
@@ -117,11 +121,17 @@ impl View {
         self.fs.is_locked(DAEMON).unwrap_or(false)
     }
 
-    /// Tells whoever reads a listing that nothing in it moves, if that is so.
-    pub fn mention_daemon(&self) {
+    /// Names those of daemon, service and loop that do not live as they should.
+    pub fn troubles(&self) -> Vec<Trouble> {
         if !self.has_daemon() {
-            eprintln!("no daemon runs here, so nothing moves\n  hint: netplumb daemon");
+            return vec![Trouble::NoDaemon];
         }
+        alive::ask(&self.fs, ANSWER_WAIT).map_or_else(|trouble| vec![trouble], |life| life.troubles())
+    }
+
+    /// Tells whoever reads a listing that nothing in it moves, if that is so.
+    pub fn mention_troubles(&self) {
+        self.troubles().iter().for_each(|trouble| eprintln!("{}", told(trouble)));
     }
 
     /// Finds the one id that begins with `text`, which may also be a path such as `queue/ID`.
@@ -202,6 +212,12 @@ impl View {
             }
         }
     }
+}
+
+/// Tells what is wrong, what comes of it, and what helps.
+pub fn told(trouble: &Trouble) -> String {
+    let so = if trouble.is_lasting() { ", so nothing moves" } else { "" };
+    format!("{trouble}{so}\n  hint: {}", trouble.hint())
 }
 
 /// The id at the front of a name.

@@ -7,7 +7,7 @@ use crate::fail::{self, NO_ID, fail};
 use crate::jobs::outcome;
 use crate::listing::{answer, clean, line};
 use crate::logs;
-use crate::view::View;
+use crate::view::{View, told};
 use plumb::Ending;
 use serde::Serialize;
 use spool::fs::Fs;
@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const NOT_YET: u8 = 75;
 /// How long a lost wake-up can keep us.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often one looks whether those live who move the job.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 
 /// The words after the verb.
 #[derive(clap::Args)]
@@ -78,12 +80,18 @@ fn wait(view: &View, msgid: MsgId, patience: Option<Duration>) -> anyhow::Result
     for dir in [Place::Jobs.dir(msgid), log_in(msgid, Chan::CONTROL)] {
         watch.add(&view.home.spool.join(dir));
     }
-    if ended(view, msgid)?.is_none() {
-        view.mention_daemon();
-    }
+    let (mut troubles, mut asked) = (Vec::new(), None::<Instant>);
     loop {
         if let Some(outcome) = ended(view, msgid)? {
             return Ok(outcome);
+        }
+        if asked.is_none_or(|at| at.elapsed() >= ASK_EVERY) {
+            let before = std::mem::replace(&mut troubles, view.troubles());
+            troubles
+                .iter()
+                .filter(|trouble| !before.contains(trouble))
+                .for_each(|trouble| eprintln!("{}", told(trouble)));
+            asked = Some(Instant::now());
         }
         let left = patience.map_or(LOOK_EVERY, |patience| patience.saturating_sub(started.elapsed()));
         if left.is_zero() {

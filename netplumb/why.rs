@@ -6,8 +6,9 @@
 
 use crate::fail::{NO_ID, fail};
 use crate::listing::{answer, field, line, seconds};
-use crate::view::{Found, View};
+use crate::view::{Found, View, told};
 use serde::Serialize;
+use spool::alive::Trouble;
 use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{Owner, Place, WHY};
@@ -186,11 +187,15 @@ struct Line<'a> {
     next_in_seconds: Option<u64>,
     unblock: Option<String>,
     over: bool,
+    /// Does a daemon run?
     daemon: bool,
+    /// The process of daemon, service and loop that does not live, if there is one.
+    trouble: Option<String>,
 }
 
 fn tell(view: &View, found: &Found, json: bool, now: u64, out: &mut dyn Write) -> anyhow::Result<()> {
-    let daemon = view.has_daemon();
+    let troubles = view.troubles();
+    let daemon = !troubles.contains(&Trouble::NoDaemon);
     for place in found.places() {
         let dir = place.dir(found.msgid);
         let owner = Owner::read(&*view.fs, &dir).ok().flatten();
@@ -209,10 +214,9 @@ fn tell(view: &View, found: &Found, json: bool, now: u64, out: &mut dyn Write) -
             let waits_for = known.map(|(whom, _)| whom);
             let id = found.msgid.to_string();
             let kind = "why";
-            line(
-                out,
-                &Line { kind, id, place: place.word(), peer, waits_for, why, next_in_seconds, unblock, over, daemon },
-            )?;
+            let (place, trouble) = (place.word(), troubles.first().map(Trouble::to_string));
+            let row = Line { kind, id, place, peer, waits_for, why, next_in_seconds, unblock, over, daemon, trouble };
+            line(out, &row)?;
             continue;
         }
         writeln!(out, "{dir}")?;
@@ -264,8 +268,8 @@ fn tell(view: &View, found: &Found, json: bool, now: u64, out: &mut dyn Write) -
             writeln!(out, "{aside}/{}\n  {text}", found.msgid)?;
         }
     }
-    if !json && !daemon {
-        writeln!(out, "no daemon runs here, so nothing moves\n  hint: netplumb daemon")?;
+    for trouble in troubles.iter().filter(|_| !json) {
+        writeln!(out, "{}", told(trouble))?;
     }
     Ok(())
 }

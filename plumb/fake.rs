@@ -9,6 +9,7 @@
 pub use crate::patience::{wait_for, wait_until};
 use job::control::{Control, Heard, Listener, Speaker};
 use job::message::{self, Start};
+use spool::alive::{self, Door, Life};
 use spool::atomic::Disk;
 use spool::crypto::SpoolKey;
 use spool::facts::Facts;
@@ -25,7 +26,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A home that knows one peer, `nas`.
@@ -33,7 +34,44 @@ pub struct Here {
     directory: tempfile::TempDir,
     pub fs: Arc<Disk>,
     pub home: Home,
-    daemon: Option<Lock>,
+    daemon: Option<Daemon>,
+}
+
+/// Somebody who holds the daemon's lock, and says what it is to say.
+struct Daemon {
+    _lock: Lock,
+    door: Arc<Door>,
+    /// `None`: it does not answer.
+    says: Arc<Mutex<Option<Life>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start(fs: &Disk) -> Daemon {
+        let lock = fs.lock_file("daemon", Duration::ZERO).unwrap().expect("nobody else holds it");
+        let door = Arc::new(Door::open(fs).unwrap());
+        let fine = alive::Child { pid: Some(std::process::id()), ..Default::default() };
+        let life = Life { pid: std::process::id(), service: fine.clone(), r#loop: fine };
+        let says = Arc::new(Mutex::new(Some(life)));
+        let (inner, said) = (door.clone(), says.clone());
+        let thread = std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            while let Ok(caller) = inner.accept() {
+                match &*said.lock().unwrap() {
+                    Some(life) => life.tell(&caller),
+                    None => kept.push(caller),
+                }
+            }
+        });
+        Daemon { _lock: lock, door, says, thread: Some(thread) }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.door.close();
+        self.thread.take().map(|thread| thread.join().unwrap());
+    }
 }
 
 fn put(path: &Path, text: &str) {
@@ -55,7 +93,7 @@ fn settle_ourselves() {
 }
 
 impl Here {
-    /// Makes it; something holds the daemon's lock.
+    /// Makes it; something is there in the daemon's place.
     pub fn new() -> Here {
         settle_ourselves();
         let directory = tempfile::tempdir().unwrap();
@@ -72,13 +110,19 @@ impl Here {
         let home = Home { config, spool: directory.path().join("spool") };
         home.name_spool(&home.make_spool().unwrap()).unwrap();
         let fs = home.open_spool().unwrap();
-        let daemon = fs.lock_file("daemon", Duration::ZERO).unwrap();
+        let daemon = Some(Daemon::start(&fs));
         Here { directory, fs, home, daemon }
     }
 
     /// The daemon ends.
     pub fn stop_daemon(&mut self) {
         self.daemon = None;
+    }
+
+    /// Has the daemon say this of itself and its children from here on; `None`: it hangs.
+    pub fn daemon_says(&self, says: impl FnOnce(Life) -> Option<Life>) {
+        let mut said = self.daemon.as_ref().unwrap().says.lock().unwrap();
+        *said = said.take().and_then(says);
     }
 
     /// `plumb` with these words, in this home; nothing connected yet.

@@ -73,11 +73,11 @@ impl Attendant<'_> {
     }
 
     /// With `-now`: the end, if the peer is out of reach and has nothing of it.
-    pub(super) fn fails_now(&self) -> Option<Ending> {
+    pub(super) fn fails_now(&mut self) -> Option<Ending> {
         if !self.stance.now || self.receipt || self.has(Mark::Sent) {
             return None;
         }
-        let why = Why::of(&*self.job.fs, self.job.msgid(), false).filter(Why::is_out_of_reach)?;
+        let why = self.progress.waits_for(false).filter(Why::is_out_of_reach)?;
         let what = format!("{}: {}; not queued (-now)", self.peer, why.what());
         Some(match self.cancel("it cannot be reached now") {
             Outcome::NotStarted => Ending::failed(Reason::NotStarted, what),

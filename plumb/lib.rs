@@ -18,6 +18,7 @@ mod begin;
 mod bell;
 mod descriptor;
 mod ending;
+mod health;
 mod help;
 mod input;
 mod output;

@@ -2,6 +2,7 @@
 //! elsewhere a line when it waits, and no other.
 
 use crate::begin::Job;
+use crate::health::Health;
 use crate::screen::Screen;
 use crate::why::{Patience, Why, wall_clock};
 use indicatif::HumanBytes;
@@ -26,6 +27,7 @@ pub struct Progress<'a> {
     started: Instant,
     looked: Option<Instant>,
     patience: Patience,
+    health: Health,
     rate: Rate,
     input_ended: bool,
 }
@@ -38,8 +40,8 @@ impl<'a> Progress<'a> {
             // It was said when the job was queued.
             patience.told(Instant::now(), Why::because("no_daemon"));
         }
-        let (started, rate) = (Instant::now(), Rate::default());
-        Progress { job, peer, screen, started, looked: None, patience, rate, input_ended: false }
+        let (started, health, rate) = (Instant::now(), Health::default(), Rate::default());
+        Progress { job, peer, screen, started, looked: None, patience, health, rate, input_ended: false }
     }
 
     /// All input has been read.
@@ -73,12 +75,18 @@ impl<'a> Progress<'a> {
 
     /// What it waits for: room on our disk before all else, for without it no
     /// other word may have been written; and a quota only when nothing else is in the way.
-    fn why(&self, live: bool) -> Option<Why> {
+    fn why(&mut self, live: bool) -> Option<Why> {
         let is_low = self.job.fs.free().is_ok_and(|free| self.job.bounds.left(free, 4) == 0);
         match (is_low, self.job.blocked.cause()) {
             (true, _) | (_, Some("disk_full")) => Some(Why::because("disk_full")),
-            (_, cause) => Why::of(&*self.job.fs, self.job.msgid(), live).or(cause.map(Why::because)),
+            (_, cause) => self.waits_for(live).or(cause.map(Why::because)),
         }
+    }
+
+    /// Says what the job waits for beyond our own disk.
+    pub fn waits_for(&mut self, live: bool) -> Option<Why> {
+        let trouble = self.health.look(&self.job.fs);
+        Why::of(&*self.job.fs, self.job.msgid(), live, trouble)
     }
 
     fn line(&mut self, now: Instant, why: Option<Why>) -> String {

@@ -1,6 +1,7 @@
 //! What a job waits for, in words: read from the `why` files that the daemon
 //! writes, and from what can be seen without it.
 
+use spool::alive::Trouble;
 use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{Place, WHY};
@@ -25,10 +26,10 @@ impl Why {
     }
 
     /// What this job waits for; `None`: it does not, as far as one can see. A
-    /// job that is `live` waits only while its last try failed.
-    pub fn of(fs: &dyn Fs, msgid: MsgId, live: bool) -> Option<Why> {
-        if !is_daemon_alive(fs) {
-            return Some(Why::because("no_daemon"));
+    /// job that is `live` waits only while its last try failed, or for whoever is in `trouble`.
+    pub fn of(fs: &dyn Fs, msgid: MsgId, live: bool, trouble: Option<Trouble>) -> Option<Why> {
+        if let Some(trouble) = trouble {
+            return Some(Why::trouble(&trouble));
         }
         if !live && fs.exists(&spool::layout::hold(msgid)) {
             return Some(Why::because("hold"));
@@ -40,6 +41,15 @@ impl Why {
         }
     }
 
+    /// A wait for a process of this side that does not live.
+    fn trouble(trouble: &Trouble) -> Why {
+        match trouble {
+            Trouble::NoDaemon => Why::because("no_daemon"),
+            _ if trouble.is_lasting() => Why { error: trouble.to_string(), ..Why::because("daemon") },
+            _ => Why { error: trouble.to_string(), ..Why::because("child") },
+        }
+    }
+
     fn of_facts(facts: &Facts) -> Why {
         let text = |name| facts.text(name).unwrap_or_default().to_string();
         Why { cause: text("cause"), error: text("last_error"), next_at: facts.value("next_at") }
@@ -47,7 +57,12 @@ impl Why {
 
     /// Will nothing leave before something outside changes?
     pub fn is_out_of_reach(&self) -> bool {
-        matches!(self.cause.as_str(), "no_daemon" | "unreachable" | "no_peer" | "unauthentic")
+        matches!(self.cause.as_str(), "no_daemon" | "daemon" | "unreachable" | "no_peer" | "unauthentic")
+    }
+
+    /// Does it wait for somebody of this side who does not live?
+    fn is_trouble(&self) -> bool {
+        matches!(self.cause.as_str(), "no_daemon" | "daemon" | "child")
     }
 
     /// How long this is waited for before it is worth a word.
@@ -116,7 +131,7 @@ pub fn wall_clock() -> u64 {
 const PATIENCE: Duration = Duration::from_secs(2);
 /// … and before a step that only takes long is.
 const LONG_PATIENCE: Duration = Duration::from_secs(20);
-/// How long before another reason is worth another word.
+/// How long before another reason is worth another word, unless it is trouble of our own.
 const APART: Duration = Duration::from_secs(60);
 
 /// Decides when a wait is worth a line, for stderr that is no terminal.
@@ -139,7 +154,10 @@ impl Patience {
             return None;
         };
         let since = *self.since.get_or_insert(now);
-        let known = self.told.as_ref().is_some_and(|(at, told)| now < *at + APART || told.is_like(&why));
+        let is_known = |at: Instant, told: &Why| {
+            told.is_like(&why) || (now < at + APART && (told.is_trouble() || !why.is_trouble()))
+        };
+        let known = self.told.as_ref().is_some_and(|(at, told)| is_known(*at, told));
         if known || now < since + why.patience() {
             return None;
         }
@@ -207,5 +225,10 @@ mod tests {
         assert_eq!(patience.ask(start + 59 * second, Some(two.clone())), None);
         assert_eq!(patience.ask(start + 61 * second, Some(two.clone())), Some(two));
         assert_eq!(patience.ask(start + 100 * second, Some(one)), None);
+        // A daemon that hangs or has ended is said at once, and once.
+        let ours = ["daemon", "no_daemon"].map(Why::because);
+        assert_eq!(patience.ask(start + 101 * second, Some(ours[0].clone())), Some(ours[0].clone()));
+        assert_eq!(patience.ask(start + 102 * second, Some(ours[1].clone())), None);
+        assert_eq!(patience.ask(start + 162 * second, Some(ours[1].clone())), Some(ours[1].clone()));
     }
 }

@@ -1,6 +1,7 @@
 //! The integration tests: two or more homes, and everything that can go wrong between them.
 //! One program, a module per promise. The long forms run with `-- --ignored`, and print their figures.
 
+mod alive;
 mod attach;
 mod bandwidth;
 mod batch;
