@@ -3,7 +3,8 @@
 //! `watch.rs` and `scan.rs` notice that something happened in the spool,
 //! `schedule.rs` (with `ready.rs`) decides what is looked at next, the worker
 //! looks. `supervisor.rs` keeps service and worker alive, `door.rs` answers whoever
-//! asks whether they are, `keepers.rs` starts a keeper for each job, `waited.rs` notices a `plumb` that died, `why.rs` and
+//! asks whether they are, `keepers.rs` starts a keeper for each job, `waited.rs` notices a `plumb` that died, `left.rs` a job that
+//! was removed while it waited to be heard of, `why.rs` and
 //! `clerk.rs` write what people read.
 //! Invariants: no keys, no network, nothing of its own on the disk that anyone
 //! decides by; killed at any point, it is replaced by one that looks at everything.
@@ -13,6 +14,7 @@ mod clerk;
 mod door;
 mod hopes;
 mod keepers;
+mod left;
 mod ready;
 mod scan;
 pub mod schedule;

@@ -9,6 +9,7 @@ use crate::child::{Kept, Word};
 use crate::clerk::{self, Errand, Notice};
 use crate::door::Door;
 use crate::keepers::Keepers;
+use crate::left::Left;
 use crate::schedule::{Because, Schedule};
 use crate::supervisor::{Event, Outcome};
 use crate::waited::Waited;
@@ -68,6 +69,7 @@ pub(crate) struct Session {
     /// Keepers of an earlier session, still to be waited for.
     orphans: Vec<Child>,
     whys: Whys,
+    left: Left,
     clerk: Sender<Errand>,
     /// Where we are asked whether we live, or why nobody can.
     door: Result<Door, String>,
@@ -129,6 +131,7 @@ impl Session {
             schedule: Schedule::new(),
             orphans: Vec::new(),
             whys: Whys::default(),
+            left: Left::default(),
             door: Err(String::new()),
             service: Kept::new("service"),
             worker: Kept::new("loop"),
@@ -267,7 +270,8 @@ impl Session {
         if self.whys.note(&report, next, known, now, clock::wall()) {
             self.watch.unseen(place, msgid, || why::clear(&*self.disk, place, msgid));
         }
-        if let Some(what) = report.notice {
+        let lost = self.left.note(&report);
+        if let Some(what) = report.notice.or(lost) {
             let notice = Notice { about: msgid.to_string(), what, peer: report.peer, at: clock::wall() };
             let _ = self.clerk.send(Errand::Notice(notice));
         }
@@ -336,6 +340,7 @@ impl Session {
         });
         if worker {
             self.schedule.anew();
+            self.left.forget();
             self.full_until = Duration::ZERO;
         }
         self.hello |= worker || service;

@@ -74,6 +74,8 @@ pub struct Job<N: Net> {
     expired: bool,
     /// Why it is to end by our own decision, if that is no wish of anybody's.
     loss: Option<&'static str>,
+    /// A job of ours that was left, and waits to be heard of.
+    kept: bool,
     /// When the input was found aborted.
     aborted: Option<Duration>,
     /// When `rcp` and `sta` are due again.
@@ -101,6 +103,7 @@ impl<N: Net> Job<N> {
             told: Vec::new(),
             expired: false,
             loss: None,
+            kept: false,
             aborted: None,
             ask_at: Duration::ZERO,
             flowed: false,
@@ -217,6 +220,7 @@ impl<N: Net> Job<N> {
         let mut steps = Steps::new(Place::Jobs, self.msgid);
         steps.peer(self.peer.as_ref().map(|peer| peer.name.to_string()));
         steps.bound(self.ceiling());
+        steps.kept(self.kept);
         steps
     }
 
@@ -244,6 +248,7 @@ impl<N: Net> Job<N> {
             }
             self.check().await?;
             let (decided, flowing) = self.decide()?;
+            steps.kept(self.kept);
             if flowing {
                 if !self.by_hand {
                     self.start_streams()?;
@@ -336,7 +341,7 @@ impl<N: Net> Job<N> {
             Some(owner) if owner.role == Role::Sender => {
                 let receipt = self.receipt_is_valid(owner)?;
                 let mut seen = look::sender(fs, self.msgid, &ages, owner, self.keys.is_some(), receipt)?;
-                self.expired = seen.too_old;
+                (self.expired, self.kept) = (seen.too_old, look::detached(fs, self.msgid)?.is_some());
                 self.loss = sender_loss(&seen);
                 let now = self.world.clock.now();
                 if seen.control_ended && !seen.wanted && seen.input_ended {

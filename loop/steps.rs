@@ -63,6 +63,11 @@ impl Steps {
         self.report.next_ms = delay.map(|delay| delay.as_millis() as u64);
     }
 
+    /// The job was left, and waits to be heard of.
+    pub fn kept(&mut self, kept: bool) {
+        self.report.kept = kept;
+    }
+
     /// Tells a person.
     pub fn notice(&mut self, what: &str) {
         self.report.notice = Some(what.to_string());

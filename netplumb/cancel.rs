@@ -7,12 +7,14 @@ use crate::fail::{NO_ID, fail};
 use crate::jobs::outcome;
 use crate::listing::{answer, clean};
 use crate::view::{Found, View};
+use crate::wait::End;
 use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{self, Owner, Place};
 use spool::look::has;
 use spool::name::{MsgId, Role};
 use spool::phase::Mark;
+use spool::standing::{self, NOWHERE, Standing};
 
 /// The words after the verb.
 #[derive(clap::Args)]
@@ -45,11 +47,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn cancel(view: &View, found: &Found, reason: Option<&str>) -> anyhow::Result<String> {
     let (fs, msgid) = (&*view.fs, found.msgid);
     let dir = Place::Jobs.dir(msgid);
-    if found.is_in(Place::Jobs) {
-        let owner = Owner::read(fs, &dir).ok().flatten();
-        let sender = owner.is_some_and(|owner| owner.role == Role::Sender);
+    let owner = match standing::of(fs, msgid)? {
+        Standing::Job(owner) => Some(owner),
+        Standing::Lost(why) => {
+            return Ok(format!("its outcome is not known, and what is left of it ends by itself: {why}"));
+        }
+        Standing::Arriving | Standing::Nowhere => None,
+    };
+    if let Some(owner) = owner {
+        let sender = owner.role == Role::Sender;
         if has(fs, &dir, if sender { Mark::Done } else { Mark::Over }) {
-            let outcome = outcome(fs, &dir).unwrap_or_else(|| "its outcome cannot be read".into());
+            let outcome = outcome(fs, msgid).unwrap_or_else(|| "its outcome cannot be read".into());
             if sender && has_left(view, msgid) {
                 if reason.is_some() {
                     job::submit::reattach(fs, msgid)?;
@@ -61,7 +69,7 @@ fn cancel(view: &View, found: &Found, reason: Option<&str>) -> anyhow::Result<St
         }
         // Without keys it is a job like any other.
         let ended = (sender && has_left(view, msgid)).then(|| crate::wait::ended(view, msgid).ok().flatten());
-        if let Some(outcome) = ended.flatten() {
+        if let Some(End { outcome, .. }) = ended.flatten() {
             let Some(_) = reason else { return Ok(format!("it has ended: {outcome}; its output would be forgotten")) };
             let facts = Facts::new().with("outcome", &outcome).with("at", view.uptime);
             facts.hint(fs, &Place::Jobs.file(msgid, Mark::Done.name()))?;
@@ -90,10 +98,7 @@ fn cancel(view: &View, found: &Found, reason: Option<&str>) -> anyhow::Result<St
         }
         return Ok(format!("{}; it was not delivered yet: its sender is told that it was not started", done(reason)));
     }
-    if found.is_in(Place::Queue) {
-        return Ok("its job is gone: the loop removes this message by itself".into());
-    }
-    Err(fail(NO_ID, format!("{msgid} is no job here: there is only {}", found.here.join(", "))))
+    Err(fail(NO_ID, format!("job {msgid}: {NOWHERE} (only {} has something)", found.here.join(", "))))
 }
 
 /// Does the job go on, or wait to be heard, without a `plumb`?

@@ -2,7 +2,14 @@
 
 use crate::fail::{IO, UNAVAILABLE, fail};
 use daemon::{Error, Supervisor};
+use spool::alive;
+use spool::atomic::Disk;
 use spool::home::Home;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long another daemon may take for its answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// The words after the verb.
 #[derive(clap::Args)]
@@ -19,15 +26,24 @@ pub fn run(_args: Args) -> anyhow::Result<()> {
         tracing::warn!("{done}");
     }
     let program = std::env::current_exe().map_err(|error| fail(IO, format!("cannot find ourselves: {error}")))?;
+    let spool = home.spool.clone();
     let (mut supervisor, remote) = Supervisor::new(program, home);
     supervisor.inotify = std::env::var_os("PLUMB_NO_INOTIFY").is_none_or(|value| value.is_empty() || value == "0");
-    remote.obey_signals().map_err(as_failure)?;
-    supervisor.run().map_err(as_failure)
+    let failed = |error| as_failure(error, &spool);
+    remote.obey_signals().map_err(failed)?;
+    supervisor.run().map_err(failed)
 }
 
-fn as_failure(error: Error) -> anyhow::Error {
+/// Says that the other daemon does not answer, if that is so.
+fn other(spool: &Path) -> String {
+    let asked = Disk::open(spool).map(|disk| alive::ask(&disk, ANSWER_WAIT));
+    let Ok(Err(trouble)) = asked else { return String::new() };
+    format!(", and {}\n  hint: {}", trouble.what(), trouble.hint())
+}
+
+fn as_failure(error: Error, spool: &Path) -> anyhow::Error {
     match error {
-        Error::Busy(_) => fail(UNAVAILABLE, error),
+        Error::Busy(_) => fail(UNAVAILABLE, format!("{error}{}", other(spool))),
         Error::Home(error) => error.into(),
         Error::Spool(error) => error.into(),
         Error::System(_) => fail(IO, error),

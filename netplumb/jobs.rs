@@ -14,6 +14,7 @@ use spool::layout::{self, DETACHED, KEY, MESSAGE, Owner, PLUMB, Place};
 use spool::look;
 use spool::name::{MsgId, Role};
 use spool::phase::{Mark, RecipientPhase, RecipientSeen, SenderPhase, SenderSeen};
+use spool::standing::{self, Taker};
 use std::io::Write;
 
 /// The words after the verb.
@@ -172,6 +173,7 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
         return None;
     }
     let (phase, error) = match phase(view, msgid, owner.as_ref()) {
+        Ok(phase) if owner.is_none() => (phase, standing::lost(fs, msgid)),
         Ok(phase) => (phase, None),
         Err(error) => ("unreadable", Some(error.to_string())),
     };
@@ -186,7 +188,7 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
         plumb: fs.is_locked(&format!("{dir}/{PLUMB}")).unwrap_or(false),
         detached: fs.exists(&format!("{dir}/{DETACHED}")),
         keeper: fs.is_locked(&layout::running(msgid)).unwrap_or(false),
-        outcome: outcome(fs, &dir).or_else(|| (phase == "ended").then(|| waiting(view, msgid))?),
+        outcome: outcome(fs, msgid).or_else(|| (phase == "ended").then(|| waiting(view, msgid))?),
         why: Why::of_job(view, msgid, owner.as_ref()),
         error: error.or_else(|| logs.into_iter().find_map(|seen| seen.damaged)),
         owner,
@@ -196,15 +198,17 @@ fn see(view: &View, msgid: MsgId) -> Option<Row> {
 /// How a job of ours ended whose output waits here: its recipient said so, and our keys open that.
 fn waiting(view: &View, msgid: MsgId) -> Option<String> {
     let said = logs::end_held(&*view.fs, &view.job_keys(msgid).ok()?)?;
-    Some(format!("{said}; its output waits here"))
+    let taken = if standing::taker(&*view.fs, msgid) == Taker::Plumb {
+        "plumb takes its output"
+    } else {
+        "its output waits here"
+    };
+    Some(format!("{said}; {taken}"))
 }
 
 /// How the job ended, as far as a mark says so.
-pub fn outcome(fs: &dyn Fs, dir: &str) -> Option<String> {
-    let marks = [Mark::Over, Mark::Done, Mark::RunExit].into_iter();
-    marks
-        .filter_map(|mark| look::mark(fs, dir, mark).ok().flatten())
-        .find_map(|facts| Some(facts.text("outcome")?.to_string()))
+pub fn outcome(fs: &dyn Fs, msgid: MsgId) -> Option<String> {
+    standing::outcome(fs, msgid).ok().flatten().map(|outcome| outcome.to_string())
 }
 
 /// The word for where a job stands (doc/SPOOL.md#jobs). Without keys: what lies

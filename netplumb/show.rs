@@ -20,6 +20,7 @@ use spool::layout::{DETACHED, MESSAGE, ONETIME, Owner, PEER, Place, rest_label};
 use spool::look;
 use spool::name::{Digest, MsgId, Role};
 use spool::phase::{Belief, Mark, QueuePhase, QueueSeen, RqueuePhase, RqueueSeen};
+use spool::standing;
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -57,6 +58,8 @@ struct Shown {
     start: Option<Asked>,
     sealed: Option<String>,
     outcome: Option<String>,
+    /// Why its outcome cannot be known.
+    lost: Option<String>,
     places: Vec<Lies>,
     aside: Vec<Aside>,
     channels: Vec<logs::Seen>,
@@ -118,7 +121,7 @@ fn see(view: &View, found: &Found) -> Shown {
         Ok(start) => (Some(start.into()), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let job = Place::Jobs.dir(msgid);
+    let lost = standing::lost(fs, msgid);
     let said = || logs::exit_said(fs, &view.job_keys(msgid).ok()?, owner.as_ref()?.role);
     Shown {
         kind: "show",
@@ -132,7 +135,8 @@ fn see(view: &View, found: &Found) -> Shown {
         this_boot: owner.as_ref().map(|owner| owner.boot == clock::boot()),
         start,
         sealed,
-        outcome: outcome(fs, &job).or_else(|| said().map(|outcome| outcome.to_string())),
+        outcome: outcome(fs, msgid).filter(|_| lost.is_none()).or_else(|| said().map(|outcome| outcome.to_string())),
+        lost,
         places: found.places().map(|place| lies(view, place, msgid, owner.as_ref())).collect(),
         aside: view.aside(msgid).into_iter().map(|(path, is_dir)| aside(fs, path, is_dir)).collect(),
         channels: logs::all(fs, msgid),
@@ -293,8 +297,10 @@ fn print(shown: &Shown, now: u64, out: &mut dyn Write) -> anyhow::Result<()> {
         }
         (None, why) => field(out, "command", format!("? ({})", why.as_deref().unwrap_or("sealed")))?,
     }
-    if let Some(outcome) = &shown.outcome {
-        field(out, "outcome", outcome)?;
+    match (&shown.lost, &shown.outcome) {
+        (Some(why), _) => field(out, "outcome", format!("not known: {why}"))?,
+        (None, Some(outcome)) => field(out, "outcome", outcome)?,
+        (None, None) => {}
     }
     for place in &shown.places {
         writeln!(out)?;

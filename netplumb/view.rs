@@ -14,14 +14,13 @@ use spool::home::{Error, Home, Policy};
 use spool::layout::{Owner, Place};
 use spool::name::{MsgId, PeerName, Role, Username};
 use spool::segment::JobKeys;
+use spool::standing::{self, ASIDE, Unfound, id_of};
 use spool::usage::{self, Bounds};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Directories beside the three places in which an id can have left something.
-pub const ASIDE: [&str; 3] = ["running", "hold", "notices"];
 /// Digits of an id that a table shows.
 const SHORT: usize = 12;
 /// How long a listing waits for the daemon's word.
@@ -136,38 +135,12 @@ impl View {
 
     /// Finds the one id that begins with `text`, which may also be a path such as `queue/ID`.
     pub fn find(&self, text: &str) -> anyhow::Result<Found> {
-        let prefix = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
-        if prefix.is_empty() || prefix.len() > 40 || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(fail(USAGE, format!("{text}: an id is 40 hexadecimal digits, or its first few")));
-        }
-        let mut ids = BTreeSet::new();
-        for place in Place::ALL {
-            // A full id is not looked for among a hundred thousand.
-            match prefix.parse() {
-                Ok(msgid) if self.fs.exists(&place.dir(msgid)) => drop(ids.insert(msgid)),
-                Ok(_) => {}
-                Err(_) => {
-                    let all = place.ids(&*self.fs)?.into_iter();
-                    ids.extend(all.filter(|msgid| msgid.to_string().starts_with(&prefix)));
-                }
-            }
-        }
-        for directory in ASIDE {
-            let names = self.fs.list(directory)?.into_iter().map(|entry| entry.name);
-            ids.extend(names.filter(|name| name.starts_with(&prefix)).filter_map(|name| id_of(&name)));
-        }
-        match ids.len() {
-            0 => Err(fail(
-                NO_ID,
-                format!("nothing here has the id {prefix}\n  hint: netplumb queue; netplumb jobs --all"),
-            )),
-            1 => Ok(self.found(ids.pop_first().unwrap_or(MsgId::NONE))?),
-            count => {
-                let few: Vec<String> = ids.iter().take(4).map(MsgId::to_string).collect();
-                let more = if count > few.len() { "\n  …" } else { "" };
-                Err(fail(NO_ID, format!("{prefix} is ambiguous: {count} ids begin so\n  {}{more}", few.join("\n  "))))
-            }
-        }
+        let msgid = standing::find(&*self.fs, text).map_err(|unfound| match unfound {
+            Unfound::Bad(_) => fail(USAGE, unfound),
+            Unfound::Nothing(_) | Unfound::Several(..) => fail(NO_ID, unfound),
+            Unfound::Disk(error) => error.into(),
+        })?;
+        Ok(self.found(msgid)?)
     }
 
     fn found(&self, msgid: MsgId) -> spool::fs::Result<Found> {
@@ -218,11 +191,6 @@ impl View {
 pub fn told(trouble: &Trouble) -> String {
     let so = if trouble.is_lasting() { ", so nothing moves" } else { "" };
     format!("{trouble}{so}\n  hint: {}", trouble.hint())
-}
-
-/// The id at the front of a name.
-fn id_of(name: &str) -> Option<MsgId> {
-    name.get(..40)?.parse().ok()
 }
 
 /// The beginning of an id, as tables show it.

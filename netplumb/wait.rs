@@ -4,18 +4,18 @@
 //! there for `plumb -attach=ID`.
 
 use crate::fail::{self, NO_ID, fail};
-use crate::jobs::outcome;
 use crate::listing::{answer, clean, line};
 use crate::logs;
 use crate::view::{View, told};
 use plumb::Ending;
 use serde::Serialize;
 use spool::fs::Fs;
-use spool::layout::{KEY, Owner, Place, log_in};
+use spool::layout::{KEY, Place, log_in};
 use spool::look;
 use spool::name::{Chan, MsgId, Role};
 use spool::outcome::Outcome;
 use spool::phase::Mark;
+use spool::standing::{self, NOWHERE, SECRET_LOST, Standing};
 use spool::wait::Watch;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const NOT_YET: u8 = 75;
 /// How long a lost wake-up can keep us.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the daemon may take to leave a notice of a job that is lost.
+const NOTICE_WAIT: Duration = Duration::from_secs(2);
 /// How often one looks whether those live who move the job.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
@@ -50,6 +52,28 @@ struct Line {
     id: String,
     outcome: String,
     status: u8,
+    /// Why the outcome cannot be known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// The end of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why that cannot be known.
+    pub lost: Option<String>,
+}
+
+impl End {
+    fn of(outcome: Outcome) -> End {
+        End { outcome, lost: None }
+    }
+
+    fn lost(why: impl ToString) -> End {
+        End { outcome: Outcome::Unknown, lost: Some(why.to_string()) }
+    }
 }
 
 /// Does it; the exit status is the command's.
@@ -58,14 +82,14 @@ pub fn run(args: Args) -> u8 {
     let ran = answer(args.json, |out| {
         let Some(view) = View::open()? else { return Err(fail(NO_ID, "nothing was ever queued here")) };
         let msgid = view.find(&args.id)?.msgid;
-        let ended = wait(&view, msgid, args.timeout.map(Duration::from_secs))?;
-        let ending = Ending::of(ended.clone());
-        status = ending.status();
+        let End { outcome, lost } = wait(&view, msgid, args.timeout.map(Duration::from_secs))?;
+        status = Ending::of(outcome.clone()).status();
         if args.json {
-            let (id, outcome) = (msgid.to_string(), ended.to_string());
-            return line(out, &Line { kind: "end", id, outcome, status });
+            let (id, outcome) = (msgid.to_string(), outcome.to_string());
+            return line(out, &Line { kind: "end", id, outcome, status, error: lost });
         }
-        Ok(writeln!(out, "{msgid}: {}", clean(&ended.to_string()))?)
+        let why = lost.map(|why| format!(": {why}")).unwrap_or_default();
+        Ok(writeln!(out, "{msgid}: {}", clean(&format!("{outcome}{why}")))?)
     });
     match ran {
         Ok(()) => status,
@@ -74,16 +98,25 @@ pub fn run(args: Args) -> u8 {
 }
 
 /// Waits for the end of a job.
-fn wait(view: &View, msgid: MsgId, patience: Option<Duration>) -> anyhow::Result<Outcome> {
+fn wait(view: &View, msgid: MsgId, patience: Option<Duration>) -> anyhow::Result<End> {
     let started = Instant::now();
     let watch = Watch::new();
     for dir in [Place::Jobs.dir(msgid), log_in(msgid, Chan::CONTROL)] {
         watch.add(&view.home.spool.join(dir));
     }
     let (mut troubles, mut asked) = (Vec::new(), None::<Instant>);
+    let (mut here, mut gone) = (false, None::<Instant>);
     loop {
-        if let Some(outcome) = ended(view, msgid)? {
-            return Ok(outcome);
+        match ended(view, msgid) {
+            Ok(Some(end)) => return Ok(end),
+            Ok(None) => here = true,
+            // A job that was lost under our eyes gets a notice in a moment.
+            Err(error) if here => {
+                if gone.get_or_insert_with(Instant::now).elapsed() >= NOTICE_WAIT {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
         }
         if asked.is_none_or(|at| at.elapsed() >= ASK_EVERY) {
             let before = std::mem::replace(&mut troubles, view.troubles());
@@ -101,28 +134,29 @@ fn wait(view: &View, msgid: MsgId, patience: Option<Duration>) -> anyhow::Result
     }
 }
 
-/// How a job ended, once nothing more of it will come.
-pub fn ended(view: &View, msgid: MsgId) -> anyhow::Result<Option<Outcome>> {
-    let (fs, dir) = (&*view.fs, Place::Jobs.dir(msgid));
-    // A mark counts by its name; one whose outcome cannot be read leaves it unknown.
-    if [Mark::Over, Mark::Done, Mark::RunExit].into_iter().any(|mark| look::has(fs, &dir, mark)) {
-        let outcome = outcome(fs, &dir).and_then(|outcome| outcome.parse().ok());
-        return Ok(Some(outcome.unwrap_or(Outcome::Unknown)));
-    }
-    let Some(owner) = Owner::read(fs, &dir)? else {
-        let queued = fs.exists(&Place::Rqueue.dir(msgid)) || fs.exists(&dir);
-        let gone = format!("job {msgid} is gone: its output was collected, or it was cancelled and forgotten");
-        return if queued { Ok(None) } else { Err(fail(NO_ID, gone)) };
+/// How a job ended, once nothing more of it will come. An error if no such job is here.
+pub fn ended(view: &View, msgid: MsgId) -> anyhow::Result<Option<End>> {
+    let fs = &*view.fs;
+    let owner = match standing::of(fs, msgid)? {
+        Standing::Job(owner) => owner,
+        Standing::Arriving => return Ok(None),
+        Standing::Lost(why) => return Ok(Some(End::lost(why))),
+        Standing::Nowhere => return Err(fail(NO_ID, format!("job {msgid}: {NOWHERE}"))),
     };
+    if let Some(outcome) = standing::outcome(fs, msgid)? {
+        return Ok(Some(End::of(outcome)));
+    }
     if owner.role == Role::Recipient {
         return Ok(None);
     }
-    let ages = view.home.settings().unwrap_or_default().ages();
+    let (ages, dir) = (view.home.settings().unwrap_or_default().ages(), Place::Jobs.dir(msgid));
     let key = fs.exists(&format!("{dir}/{KEY}"));
     if !look::sender(fs, msgid, &ages, &owner, key, look::has(fs, &dir, Mark::Receipt))?.ended {
         return Ok(None);
     }
-    Ok(Some(logs::end_held(fs, &view.job_keys(msgid)?).unwrap_or(Outcome::Unknown)))
+    let keys = look::sender_keys(fs, msgid, &view.spool_key()?, &view.home.username()?)?;
+    let Some(keys) = keys else { return Ok(Some(End::lost(SECRET_LOST))) };
+    Ok(Some(End::of(logs::end_held(fs, &keys).unwrap_or(Outcome::Unknown))))
 }
 
 #[cfg(test)]
@@ -130,6 +164,8 @@ mod tests {
     use super::*;
     use crate::view::tests::{hand_made, status};
     use spool::facts::Facts;
+    use spool::log::Writer;
+    use spool::segment::{EndKind, Stream};
 
     #[test]
     fn it_waits_until_there_is_an_outcome_and_gives_up_when_told_to() {
@@ -140,8 +176,32 @@ mod tests {
         assert_eq!(status(early.unwrap_err()), NOT_YET);
         let facts = Facts::new().with("outcome", Outcome::Interrupted);
         facts.hint(&*hand.view.fs, &Place::Jobs.file(msgid, "done")).unwrap();
-        let outcome = wait(&hand.view, msgid, None).unwrap();
-        assert_eq!((outcome.clone(), Ending::of(outcome).status()), (Outcome::Interrupted, 76));
+        let end = wait(&hand.view, msgid, None).unwrap();
+        assert_eq!((end.clone(), Ending::of(end.outcome).status()), (End::of(Outcome::Interrupted), 76));
+    }
+
+    /// The verb waited for ever for a job that nobody could know anything of.
+    #[test]
+    fn a_job_that_is_lost_has_ended_with_an_unknown_outcome() {
+        let hand = hand_made();
+        let keys = hand.submit(&["true"]).keys;
+        let msgid = keys.msgid;
+        for &chan in Role::Recipient.produces() {
+            let (dir, stream) = (log_in(msgid, chan), Stream { chan, producer: Role::Recipient });
+            Writer::open(hand.view.fs.clone(), &dir, keys.clone(), stream).unwrap().end(EndKind::Eof).unwrap();
+        }
+        assert_eq!(wait(&hand.view, msgid, Some(Duration::ZERO)).unwrap().lost, None, "control: it can be read");
+        hand.put(&Place::Jobs.file(msgid, KEY), "rubbish");
+        let of_key = wait(&hand.view, msgid, Some(Duration::ZERO)).unwrap();
+        assert_eq!(of_key, End::lost(SECRET_LOST));
+        hand.view.fs.remove(&Place::Jobs.file(msgid, "peer")).unwrap();
+        let of_peer = wait(&hand.view, msgid, Some(Duration::ZERO)).unwrap();
+        hand.view.fs.remove(&Place::Jobs.dir(msgid)).unwrap();
+        let of_dir = wait(&hand.view, msgid, Some(Duration::ZERO)).unwrap();
+        for (end, word) in [(of_peer, "`peer`"), (of_dir, "is gone")] {
+            assert_eq!(end.outcome, Outcome::Unknown);
+            assert!(end.lost.as_ref().is_some_and(|why| why.contains(word)), "{end:?}");
+        }
     }
 
     #[test]

@@ -8,13 +8,14 @@ use crate::fail::{NO_ID, fail};
 use crate::listing::{answer, field, line, seconds};
 use crate::view::{Found, View, told};
 use serde::Serialize;
-use spool::alive::Trouble;
+use spool::alive::{State, Trouble};
 use spool::facts::Facts;
 use spool::fs::Fs;
-use spool::layout::{Owner, Place, WHY};
+use spool::layout::{Owner, Place, WHY, run_again, runs_again};
 use spool::look::has;
 use spool::name::{MsgId, Role};
 use spool::phase::Mark;
+use spool::standing::{self, Taker};
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -151,27 +152,56 @@ pub fn explain(cause: &str) -> Option<(&'static str, &'static str)> {
         "interrupted" => {
             ("us", "a channel can never be completed: the job ends by itself, with an error that says what is missing")
         }
-        "collect" => ("you", "all output is here and nobody takes it: netplumb cancel ID drops it"),
+        "collect" => {
+            ("plumb", "it is over and told: it is forgotten when the plumb that has it, or reads along, has gone")
+        }
         _ => return None,
     })
 }
 
-/// What a job without a `why` does, by the word for its phase.
-fn unwritten(phase: &str) -> &'static str {
-    match phase {
-        "waiting" => "waits for its message, which is in queue/",
-        "unqueued" => "plumb is about to queue its message, or its message was taken away",
-        "live" | "running" => "goes on; nothing is known to be in its way",
-        "delivered" => "a keeper is about to start it",
-        "exited" => "the command has ended; its output is being pulled",
-        "ended" => "all output is here; plumb is taking it",
-        "abandoned" | "ending" | "to-cancel" => "plumb is gone; it is being ended",
-        "cancelled" => "is being cancelled",
-        "interrupted" | "to-finish" => "its outcome is about to be put down",
-        "done" => "it is over; the recipient is being told",
-        "over" | "forgotten" => "it is over",
+/// Tells what a job without a `why` does, by the word for its phase; ID stands for its id.
+fn unwritten(phase: &str, taker: Taker) -> &'static str {
+    match (phase, taker) {
+        ("waiting", _) => "waits for its message, which is in queue/",
+        ("unqueued", Taker::Plumb) => "plumb is about to queue its message, or its message was taken away",
+        ("unqueued", _) => "its message was taken out of the queue",
+        ("live" | "running", _) => "goes on; nothing is known to be in its way",
+        ("delivered", _) => "the daemon starts a keeper for it when fewer than `quota.jobs` of its peer run",
+        ("exited", _) => "the command has ended; its output is being pulled",
+        ("ended", Taker::Plumb) => "all output is here; plumb is taking it",
+        ("ended", Taker::Later) => "all output is here and waits for: plumb -attach=ID",
+        ("ended", Taker::Along) => "all output is here; it is being ended when the plumb that reads along has gone",
+        ("ended", Taker::Nobody) => "all output is here and nobody takes it; it is being ended",
+        ("abandoned" | "ending" | "to-cancel", _) => "plumb is gone; it is being ended",
+        ("cancelled", _) => "is being cancelled",
+        ("interrupted" | "to-finish", _) => "its outcome is about to be put down",
+        ("done", Taker::Later) => "it is over; its outcome waits for: plumb -attach=ID",
+        ("done", _) => "it is over; the recipient is being told",
+        ("over" | "forgotten", _) => "it is over",
         _ => "nothing is noted: the daemon has not looked yet",
     }
+}
+
+/// Tells what a directory without a `why` waits for.
+fn state(view: &View, place: Place, msgid: MsgId, owner: Option<&Owner>) -> String {
+    let phase = match place {
+        Place::Jobs => crate::jobs::phase(view, msgid, owner).unwrap_or_default(),
+        Place::Queue | Place::Rqueue => "",
+    };
+    if let Some(pid) = stopped_keeper(view, msgid).filter(|_| phase == "running") {
+        return format!("its keeper (pid {pid}) is stopped: kill -CONT {pid} lets it go on");
+    }
+    unwritten(phase, standing::taker(&*view.fs, msgid)).replace("ID", &crate::view::short(msgid))
+}
+
+/// The keeper that started a job's command, if that is stopped.
+fn stopped_keeper(view: &View, msgid: MsgId) -> Option<u32> {
+    let started = match runs_again(&*view.fs, msgid).unwrap_or(0) {
+        0 => Place::Jobs.file(msgid, Mark::RunStarted.name()),
+        times => run_again(msgid, times),
+    };
+    let pid = Facts::read(&*view.fs, &started).ok()??.value("keeper")?;
+    (State::of(pid) == State::Stopped).then_some(pid)
 }
 
 #[derive(Serialize)]
@@ -186,6 +216,10 @@ struct Line<'a> {
     why: Why,
     next_in_seconds: Option<u64>,
     unblock: Option<String>,
+    /// The words for what the job does, where no cause is noted.
+    state: Option<String>,
+    /// Why its outcome cannot be known.
+    lost: Option<&'a str>,
     over: bool,
     /// Does a daemon run?
     daemon: bool,
@@ -193,70 +227,36 @@ struct Line<'a> {
     trouble: Option<String>,
 }
 
+/// Everything that was seen of one directory.
+struct Seen {
+    place: Place,
+    owner: Option<Owner>,
+    why: Option<Why>,
+    state: Option<String>,
+    over: bool,
+}
+
+fn see(view: &View, place: Place, msgid: MsgId) -> Seen {
+    let dir = place.dir(msgid);
+    let owner = Owner::read(&*view.fs, &dir).ok().flatten();
+    let why = match place {
+        Place::Jobs => Why::of_job(view, msgid, owner.as_ref()),
+        Place::Queue | Place::Rqueue => Why::read(&*view.fs, &dir),
+    };
+    let state = why.is_none().then(|| state(view, place, msgid, owner.as_ref()));
+    let over = place == Place::Jobs && is_over(view, &dir, owner.as_ref());
+    Seen { place, owner, why, state, over }
+}
+
 fn tell(view: &View, found: &Found, json: bool, now: u64, out: &mut dyn Write) -> anyhow::Result<()> {
-    let troubles = view.troubles();
+    let (lost, troubles) = (standing::lost(&*view.fs, found.msgid), view.troubles());
+    let seen: Vec<Seen> = found.places().map(|place| see(view, place, found.msgid)).collect();
+    if json {
+        return tell_json(view, found.msgid, &seen, lost.as_deref(), &troubles, now, out);
+    }
     let daemon = !troubles.contains(&Trouble::NoDaemon);
-    for place in found.places() {
-        let dir = place.dir(found.msgid);
-        let owner = Owner::read(&*view.fs, &dir).ok().flatten();
-        let why = match place {
-            Place::Jobs => Why::of_job(view, found.msgid, owner.as_ref()),
-            Place::Queue | Place::Rqueue => Why::read(&*view.fs, &dir),
-        };
-        let known = why.as_ref().and_then(|why| explain(why.cause.as_deref()?));
-        let over = place == Place::Jobs && is_over(view, &dir, owner.as_ref());
-        let peer = owner.as_ref().and_then(|owner| view.name(&owner.username));
-        if json {
-            let why = why.unwrap_or_default();
-            let next_in_seconds = why.next_at.map(|at| at.saturating_sub(now));
-            let unblock = known
-                .map(|(_, help)| help.replace("ID", &found.msgid.to_string()).replace("PEER", peer.unwrap_or("?")));
-            let waits_for = known.map(|(whom, _)| whom);
-            let id = found.msgid.to_string();
-            let kind = "why";
-            let (place, trouble) = (place.word(), troubles.first().map(Trouble::to_string));
-            let row = Line { kind, id, place, peer, waits_for, why, next_in_seconds, unblock, over, daemon, trouble };
-            line(out, &row)?;
-            continue;
-        }
-        writeln!(out, "{dir}")?;
-        let mut say = |name: &str, value: String| field(out, &format!("  {name}"), value);
-        say("peer", view.short_name(owner.as_ref().map(|owner| &owner.username)))?;
-        let Some(why) = why else {
-            let text = match place {
-                Place::Jobs => crate::jobs::phase(view, found.msgid, owner.as_ref()).map_or("", unwritten),
-                Place::Queue | Place::Rqueue => unwritten(""),
-            };
-            say("state", text.into())?;
-            continue;
-        };
-        let name = view.short_name(owner.as_ref().map(|owner| &owner.username));
-        let ago = |at: u64| format!("{} ago", seconds(now.saturating_sub(at)));
-        say("cause", why.cause.clone().unwrap_or_else(|| "none given".into()))?;
-        if let Some((whom, _)) = known {
-            say("waits for", if whom == "peer" { name.clone() } else { whom.into() })?;
-        }
-        if let Some(at) = why.first_at {
-            say("since", ago(at))?;
-        }
-        if let Some(attempts) = why.attempts {
-            say("attempts", attempts.to_string())?;
-        }
-        if let Some(error) = why.first_error.as_ref().filter(|first| Some(*first) != why.last_error.as_ref()) {
-            say("first error", error.clone())?;
-        }
-        match (why.last_at.map(ago), &why.last_error) {
-            (Some(ago), Some(error)) => say("last error", format!("{error} ({ago})"))?,
-            (None, Some(error)) => say("last error", error.clone())?,
-            (Some(ago), None) => say("last try", ago)?,
-            (None, None) => {}
-        }
-        if why.next_at.is_some() {
-            say("next try", if daemon { why.next(now) } else { "when a daemon runs".into() })?;
-        }
-        if let Some((_, help)) = known {
-            say("help", help.replace("ID", &crate::view::short(found.msgid)).replace("PEER", &name))?;
-        }
+    for seen in &seen {
+        print(view, found.msgid, seen, daemon, now, out)?;
     }
     for aside in found.here.iter().filter(|here| Place::of(here).is_none()) {
         let text = match *aside {
@@ -264,12 +264,100 @@ fn tell(view: &View, found: &Found, json: bool, now: u64, out: &mut dyn Write) -
             "notices" => "there is a notice about it",
             _ => continue,
         };
-        if !json {
-            writeln!(out, "{aside}/{}\n  {text}", found.msgid)?;
-        }
+        writeln!(out, "{aside}/{}\n  {text}", found.msgid)?;
     }
-    for trouble in troubles.iter().filter(|_| !json) {
+    if let Some(why) = lost {
+        field(out, "lost", why)?;
+    }
+    for trouble in &troubles {
         writeln!(out, "{}", told(trouble))?;
+    }
+    Ok(())
+}
+
+/// A line for each directory, and one for a job of which only a notice is left.
+fn tell_json(
+    view: &View,
+    msgid: MsgId,
+    seen: &[Seen],
+    lost: Option<&str>,
+    troubles: &[Trouble],
+    now: u64,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let id = msgid.to_string();
+    let bare = || Line {
+        kind: "why",
+        id: id.clone(),
+        place: "notices",
+        peer: None,
+        waits_for: None,
+        why: Why::default(),
+        next_in_seconds: None,
+        unblock: None,
+        state: None,
+        lost,
+        over: false,
+        daemon: !troubles.contains(&Trouble::NoDaemon),
+        trouble: troubles.first().map(Trouble::to_string),
+    };
+    for seen in seen {
+        let why = seen.why.clone().unwrap_or_default();
+        let known = why.cause.as_deref().and_then(explain);
+        let peer = seen.owner.as_ref().and_then(|owner| view.name(&owner.username));
+        let help = |help: &str| help.replace("ID", &id).replace("PEER", peer.unwrap_or("?"));
+        let row = Line {
+            place: seen.place.word(),
+            peer,
+            waits_for: known.map(|(whom, _)| whom),
+            next_in_seconds: why.next_at.map(|at| at.saturating_sub(now)),
+            unblock: known.map(|(_, text)| help(text)),
+            state: seen.state.clone(),
+            over: seen.over,
+            why,
+            ..bare()
+        };
+        line(out, &row)?;
+    }
+    if seen.is_empty() && lost.is_some() { line(out, &bare()) } else { Ok(()) }
+}
+
+/// Prints one directory for a person.
+fn print(view: &View, msgid: MsgId, seen: &Seen, daemon: bool, now: u64, out: &mut dyn Write) -> anyhow::Result<()> {
+    writeln!(out, "{}", seen.place.dir(msgid))?;
+    let name = view.short_name(seen.owner.as_ref().map(|owner| &owner.username));
+    let mut say = |name: &str, value: String| field(out, &format!("  {name}"), value);
+    say("peer", name.clone())?;
+    if let Some(state) = &seen.state {
+        say("state", state.clone())?;
+    }
+    let Some(why) = &seen.why else { return Ok(()) };
+    let known = why.cause.as_deref().and_then(explain);
+    let ago = |at: u64| format!("{} ago", seconds(now.saturating_sub(at)));
+    say("cause", why.cause.clone().unwrap_or_else(|| "none given".into()))?;
+    if let Some((whom, _)) = known {
+        say("waits for", if whom == "peer" { name.clone() } else { whom.into() })?;
+    }
+    if let Some(at) = why.first_at {
+        say("since", ago(at))?;
+    }
+    if let Some(attempts) = why.attempts {
+        say("attempts", attempts.to_string())?;
+    }
+    if let Some(error) = why.first_error.as_ref().filter(|first| Some(*first) != why.last_error.as_ref()) {
+        say("first error", error.clone())?;
+    }
+    match (why.last_at.map(ago), &why.last_error) {
+        (Some(ago), Some(error)) => say("last error", format!("{error} ({ago})"))?,
+        (None, Some(error)) => say("last error", error.clone())?,
+        (Some(ago), None) => say("last try", ago)?,
+        (None, None) => {}
+    }
+    if why.next_at.is_some() {
+        say("next try", if daemon { why.next(now) } else { "when a daemon runs".into() })?;
+    }
+    if let Some((_, help)) = known {
+        say("help", help.replace("ID", &crate::view::short(msgid)).replace("PEER", &name))?;
     }
     Ok(())
 }
@@ -283,6 +371,9 @@ fn is_over(view: &View, dir: &str, owner: Option<&Owner>) -> bool {
 mod tests {
     use super::*;
     use crate::view::tests::{hand_made, printed};
+    use spool::layout::log_in;
+    use spool::log::Writer;
+    use spool::segment::{EndKind, Stream};
 
     const ID: MsgId = MsgId([0xab; 20]);
 
@@ -315,6 +406,66 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((&value["cause"], &value["next_in_seconds"]), (&"unreachable".into(), &12.into()));
         assert_eq!((&value["waits_for"], &value["daemon"]), (&"peer".into(), &false.into()));
+    }
+
+    /// Of a job that was left it said that plumb was taking its output, where no plumb lived.
+    #[test]
+    fn the_end_of_a_job_that_was_left_waits_for_whoever_attaches() {
+        let hand = hand_made();
+        let submitted = hand.submit(&["true"]);
+        let (keys, fs) = (submitted.keys.clone(), hand.view.fs.clone());
+        for &chan in Role::Recipient.produces() {
+            let (dir, stream) = (log_in(keys.msgid, chan), Stream { chan, producer: Role::Recipient });
+            Writer::open(fs.clone(), &dir, keys.clone(), stream).unwrap().end(EndKind::Eof).unwrap();
+        }
+        let told = || {
+            let found = hand.view.find(&keys.msgid.to_string()).unwrap();
+            printed(|out| tell(&hand.view, &found, false, 0, out))
+        };
+        assert!(told().contains("plumb is taking it"), "{}", told());
+        job::submit::detach(&*fs, keys.msgid, false).unwrap();
+        assert!(told().contains("plumb is taking it"), "it has not gone yet: {}", told());
+        drop(submitted.lock);
+        let waits = format!("waits for: plumb -attach={}", crate::view::short(keys.msgid));
+        assert!(told().contains(&waits), "{}", told());
+        job::submit::reattach(&*fs, keys.msgid).unwrap();
+        assert!(told().contains("nobody takes it"), "{}", told());
+    }
+
+    #[test]
+    fn a_keeper_that_is_stopped_is_named() {
+        let hand = hand_made();
+        hand.own(Place::Jobs, ID, Role::Recipient);
+        hand.put(&Place::Jobs.file(ID, "message"), "sealed");
+        hand.mark(Place::Jobs, ID, Mark::RecvOk);
+        let mut keeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let facts = Facts::new().with("keeper", keeper.id());
+        facts.hint(&*hand.view.fs, &Place::Jobs.file(ID, Mark::RunStarted.name())).unwrap();
+        let _lock = hand.view.fs.lock_file(&spool::layout::running(ID), std::time::Duration::ZERO).unwrap();
+        let told = || printed(|out| tell(&hand.view, &hand.view.find("ab").unwrap(), false, 0, out));
+        assert!(told().contains("goes on; nothing is known"), "{}", told());
+        let pid = rustix::process::Pid::from_child(&keeper);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while State::of(keeper.id()) != State::Stopped {
+            assert!(std::time::Instant::now() < until, "it stops");
+        }
+        assert!(told().contains(&format!("its keeper (pid {}) is stopped", keeper.id())), "{}", told());
+        keeper.kill().unwrap();
+        keeper.wait().unwrap();
+    }
+
+    #[test]
+    fn a_job_of_which_only_a_notice_is_left_is_told_as_lost() {
+        let hand = hand_made();
+        let facts = Facts::new().with("what", "its directory was removed");
+        facts.hint(&*hand.view.fs, &format!("notices/{ID}")).unwrap();
+        let found = hand.view.find("ab").unwrap();
+        let text = printed(|out| tell(&hand.view, &found, false, 0, out));
+        assert!(text.contains("lost         its directory was removed"), "{text}");
+        let json = printed(|out| tell(&hand.view, &found, true, 0, out));
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&value["place"], &value["lost"]), (&"notices".into(), &"its directory was removed".into()));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use spool::fs::{Fs, Lock};
 use spool::home::Home;
 use spool::layout::{ALONG, Owner, PLUMB, Place, log_out};
 use spool::name::{Chan, MsgId, Role as Side};
+use spool::outcome::Outcome;
+use spool::standing::{self, NOWHERE, SECRET_LOST, Standing, Unfound};
 use spool::usage::Bounds;
 use spool::{log, look};
 use std::io::IsTerminal;
@@ -38,14 +40,14 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     let fs = home.open_spool().map_err(home_failed)?;
     home.check().map_err(home_failed)?;
     let spool_key = home.spool_key().map_err(home_failed)?;
-    let msgid = find(&*fs, &wish.id)?;
+    let msgid = standing::find(&*fs, &wish.id).map_err(unfound)?;
     let failed = |error| disk_failed(error).for_job(msgid);
-    let nobody = |what: &str| Ending::failed(Reason::NoSuchJob, format!("job {msgid}: {what}")).for_job(msgid);
-    let owner = Owner::read(&*fs, &Place::Jobs.dir(msgid)).map_err(failed)?;
-    let owner = owner.filter(|owner| owner.role == Side::Sender);
-    let owner = owner.ok_or_else(|| nobody("it was not asked for here; who asked for it attaches"))?;
+    let owner = ours_of(&*fs, msgid)?;
     let keys = look::sender_keys(&*fs, msgid, &spool_key, &ours).map_err(failed)?;
-    let keys = keys.ok_or_else(|| nobody("its secret does not open"))?;
+    let keys = match keys {
+        Some(keys) => keys,
+        None => return Err(unreadable(standing::outcome(&*fs, msgid).map_err(failed)?).for_job(msgid)),
+    };
     let peers = home.peers(|error| screen.detail(error));
     let known = peers.get(&owner.username);
     let peer = known.map_or_else(|| "a peer that was removed".into(), |peer| peer.name.to_string());
@@ -92,21 +94,35 @@ fn disk_failed(error: spool::fs::Error) -> Ending {
     Ending::failed(Reason::Disk, error)
 }
 
-/// The one job whose id begins with these digits.
-fn find(fs: &dyn Fs, text: &str) -> Result<MsgId, Ending> {
-    let nobody = |what: String| Ending::failed(Reason::NoSuchJob, format!("{what}\n  hint: netplumb jobs"));
-    let digits = text.to_ascii_lowercase();
-    if digits.len() > 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(Ending::failed(
-            Reason::Usage,
-            format!("-attach={text}: an id is 40 hexadecimal digits, or its first few"),
-        ));
+/// Whose job it is, if it is one that we asked for.
+fn ours_of(fs: &dyn Fs, msgid: MsgId) -> Result<Owner, Ending> {
+    let ending = match standing::of(fs, msgid).map_err(|error| disk_failed(error).for_job(msgid))? {
+        Standing::Job(owner) if owner.role == Side::Sender => return Ok(owner),
+        Standing::Job(_) | Standing::Arriving => {
+            let what = "it was not asked for here; who asked for it attaches";
+            Ending::failed(Reason::NoSuchJob, format!("job {msgid}: {what}"))
+        }
+        Standing::Lost(why) => Ending::lost(format!("job {msgid}: {why}")),
+        Standing::Nowhere => Ending::failed(Reason::NoSuchJob, format!("job {msgid}: {NOWHERE}")),
+    };
+    Err(ending.for_job(msgid))
+}
+
+/// The end of a job whose output cannot be read, by what a mark says of it.
+fn unreadable(outcome: Option<Outcome>) -> Ending {
+    match outcome {
+        Some(Outcome::Exited(_) | Outcome::Signal(_)) => {
+            Ending { outcome, ..Ending::failed(Reason::OutputIncomplete, SECRET_LOST) }
+        }
+        None | Some(Outcome::Unknown) => Ending::lost(SECRET_LOST),
+        Some(outcome) => Ending::of(outcome),
     }
-    let ids = Place::Jobs.ids(fs).map_err(disk_failed)?;
-    let mut same = ids.into_iter().filter(|msgid| msgid.to_string().starts_with(&digits));
-    match (same.next(), same.next()) {
-        (Some(msgid), None) => Ok(msgid),
-        (Some(_), Some(_)) => Err(nobody(format!("more than one job begins with {text}"))),
-        (None, _) => Err(nobody(format!("no job {text} here: never made, or collected already"))),
+}
+
+fn unfound(unfound: Unfound) -> Ending {
+    match unfound {
+        Unfound::Bad(_) => Ending::failed(Reason::Usage, format!("-attach={unfound}")),
+        Unfound::Nothing(_) | Unfound::Several(..) => Ending::failed(Reason::NoSuchJob, unfound),
+        Unfound::Disk(error) => disk_failed(error),
     }
 }

@@ -158,6 +158,12 @@ impl Ending {
         Ending { outcome: Some(outcome), ..Ending::failed(reason, what) }
     }
 
+    /// Ends because a job was lost, for this reason: its outcome cannot be known any more.
+    pub fn lost(why: impl fmt::Display) -> Ending {
+        let what = format!("outcome unknown: {why}");
+        Ending { outcome: Some(Outcome::Unknown), ..Ending::failed(Reason::OutcomeUnknown, what) }
+    }
+
     fn remote(exit: u8, outcome: Outcome) -> Ending {
         Ending { exit, reason: None, what: String::new(), outcome: Some(outcome), job: None }
     }

@@ -93,7 +93,7 @@ line on stderr is
   74  output-failed      our stdout or stderr could not be written
   74  disk               the disk of this machine failed
   75  not-started        nothing ran and nothing will: trying again is safe
-  76  outcome-unknown    it was sent; what became of it is not known
+  76  outcome-unknown    sent, or lost here; what became of it is not known
   76  interrupted        it was started, and its machine or keeper died
   76  cancelled          it was ended on request while it ran
   76  detached           it goes on; come back with -attach

@@ -32,6 +32,7 @@ pub mod roster;
 pub mod segment;
 pub mod size;
 pub mod spool_id;
+pub mod standing;
 pub mod tap1;
 pub mod timetable;
 pub mod turned;

@@ -56,6 +56,9 @@ pub struct Report {
     /// When the next try comes, in milliseconds, if a stream task sees to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_ms: Option<u64>,
+    /// A job of ours that was left, and waits to be heard of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// Something was lost, expired or refused: a notice for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
@@ -75,6 +78,7 @@ impl Report {
             heard: false,
             ceiling: "background".into(),
             next_ms: None,
+            kept: false,
             notice: None,
         }
     }

@@ -42,7 +42,7 @@ impl Echo {
     }
 }
 
-/// What `netplumb check` says of this one: `ok`, `warn` or `bad`, and the text.
+/// The row of `netplumb check` for this process: `ok`, `warn` or `bad`, and the text.
 fn check(peer: &Peer, what: &str) -> (String, String) {
     let said = peer.netplumb(&["check", "--json"]).text();
     let rows = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
@@ -92,7 +92,7 @@ fn a_service_that_is_stopped_is_replaced_and_its_jobs_go_on() {
     a_child_that_is_stopped_is_replaced("service", 1);
 }
 
-/// Nothing moved while it was stopped, and nobody said so.
+/// A daemon that was stopped stalled everything that was new, and `check` was all ok.
 #[test]
 fn a_daemon_that_is_stopped_is_named_and_nothing_is_killed_for_the_pause() {
     let (a, b) = pair_up();
@@ -103,6 +103,9 @@ fn a_daemon_that_is_stopped_is_named_and_nothing_is_killed_for_the_pause() {
     let silent = format!("does not answer (pid {daemon} is stopped)");
     assert_eq!(check(&a, "daemon"), ("bad".into(), silent.clone()));
     assert_eq!(a.netplumb(&["check"]).status, 69);
+    let another = a.netplumb(&["daemon"]);
+    assert_eq!(another.status, 69);
+    assert!(another.stderr.contains(&format!("works on {}, and {silent}\n", a.home.join("spool").display())));
     let id = a.ids("jobs").remove(0);
     for words in [&["queue"][..], &["queue", "--json"], &["jobs"], &["jobs", "--json"], &["wait", &id, "--timeout=0"]] {
         let stderr = a.netplumb(words).stderr;
@@ -113,7 +116,7 @@ fn a_daemon_that_is_stopped_is_named_and_nothing_is_killed_for_the_pause() {
     assert_eq!(why["trouble"], format!("the daemon here {silent}"));
     // Longer than a silent child has; its children wait for nobody, and their signs of life wait in a pipe.
     std::thread::sleep(Duration::from_secs(30));
-    // What runs needs no daemon.
+    // A job that runs needs no daemon.
     echo.say("second");
     signal(daemon, Signal::CONT);
     wait_until("it answers", || check(&a, "daemon").0 == "ok");
@@ -160,7 +163,7 @@ fn a_job_that_was_emptied_ends_when_its_keeper_dies_unseen() {
         let path = entry.path();
         if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) }.expect("it goes");
     }
-    // One that is stopped can do nothing about it, nor remove its lock when it dies.
+    // A keeper that is stopped can do nothing about it, nor remove its lock when it dies.
     let keeper = child(&b, "keeper");
     signal(keeper, Signal::STOP);
     b.up();

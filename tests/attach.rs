@@ -178,6 +178,51 @@ fn one_that_has_ended_is_forgotten_by_one_word_and_its_status_is_told() {
     wait_until("it is forgotten", || a.ids("jobs").is_empty());
 }
 
+/// Of one job `wait` said 66, 75 or nothing, `-attach` 66, and nothing told its owner.
+#[test]
+fn a_job_that_was_left_and_is_lost_is_unknown_to_every_verb() {
+    let (a, b) = pair_up();
+    let is_kept = |id: &str| {
+        let ended = a.job(id)["phase"] == "ended";
+        // The loop has looked at it since.
+        ended && a.ids("queue").is_empty()
+    };
+    for damaged in [true, false] {
+        let id = leave(&a, &["-n", "b", "echo x; exit 3"], b"");
+        wait_until("it waits to be heard of", || is_kept(&id));
+        assert_eq!(a.netplumb(&["wait", &id]).status, 3, "control: it is known");
+        let dir = a.spool(&format!("jobs/{id}"));
+        match damaged {
+            true => std::fs::write(dir.join("peer"), "role=sender\n").unwrap(),
+            false => {
+                wait_until("all of it goes", || std::fs::remove_dir_all(&dir).is_ok());
+                let notice = a.spool(&format!("notices/{id}"));
+                wait_until("a notice", || notice.exists());
+                assert!(std::fs::read_to_string(notice).unwrap().contains("was removed from the spool"));
+            }
+        }
+        let waited = a.netplumb(&["wait", &id]);
+        assert_eq!(waited.status, 76, "{}{}", waited.text(), waited.stderr);
+        assert!(waited.text().starts_with(&format!("{id}: unknown: its ")), "{}", waited.text());
+        let attached = a.plumb(&[&format!("-attach={id}")], b"");
+        assert_eq!((attached.status, attached.text()), (255, String::new()));
+        let last = "plumb: origin=transport status=76 reason=outcome-unknown\n";
+        assert!(attached.stderr.ends_with(last), "{}", attached.stderr);
+        for verb in ["show", "why", "cancel"] {
+            let said = a.netplumb(&[verb, &id]).good().text();
+            let why = waited.text().trim_end().split_once(": unknown: ").unwrap().1.to_string();
+            assert!(said.contains(&why), "{verb}: {said}");
+        }
+    }
+    // Whatever was never here is no job, for each of them.
+    let never = "00".repeat(20);
+    for verb in ["wait", "show", "why", "cancel"] {
+        assert_eq!(a.netplumb(&[verb, &never]).status, 66, "{verb}");
+    }
+    assert!(a.plumb(&[&format!("-attach={never}")], b"").stderr.contains("status=66 reason=no-such-job"));
+    drop(b);
+}
+
 /// The negative control: a job that was not left ends with its `plumb`.
 #[test]
 fn a_job_that_was_not_left_ends_with_its_plumb() {
