@@ -41,8 +41,7 @@ pub struct Here {
 struct Daemon {
     _lock: Lock,
     door: Arc<Door>,
-    /// `None`: it does not answer.
-    says: Arc<Mutex<Option<Life>>>,
+    says: Arc<Mutex<Life>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -52,15 +51,11 @@ impl Daemon {
         let door = Arc::new(Door::open(fs).unwrap());
         let fine = alive::Child { pid: Some(std::process::id()), ..Default::default() };
         let life = Life { pid: std::process::id(), service: fine.clone(), r#loop: fine };
-        let says = Arc::new(Mutex::new(Some(life)));
+        let says = Arc::new(Mutex::new(life));
         let (inner, said) = (door.clone(), says.clone());
         let thread = std::thread::spawn(move || {
-            let mut kept = Vec::new();
             while let Ok(caller) = inner.accept() {
-                match &*said.lock().unwrap() {
-                    Some(life) => life.tell(&caller),
-                    None => kept.push(caller),
-                }
+                said.lock().unwrap().tell(&caller);
             }
         });
         Daemon { _lock: lock, door, says, thread: Some(thread) }
@@ -119,10 +114,9 @@ impl Here {
         self.daemon = None;
     }
 
-    /// Has the daemon say this of itself and its children from here on; `None`: it hangs.
-    pub fn daemon_says(&self, says: impl FnOnce(Life) -> Option<Life>) {
-        let mut said = self.daemon.as_ref().unwrap().says.lock().unwrap();
-        *said = said.take().and_then(says);
+    /// Changes what the daemon says of itself and its children from here on.
+    pub fn daemon_says(&self, change: impl FnOnce(&mut Life)) {
+        change(&mut self.daemon.as_ref().unwrap().says.lock().unwrap());
     }
 
     /// `plumb` with these words, in this home; nothing connected yet.

@@ -40,7 +40,8 @@ impl<'a> Progress<'a> {
             // It was said when the job was queued.
             patience.told(Instant::now(), Why::because("no_daemon"));
         }
-        let (started, health, rate) = (Instant::now(), Health::default(), Rate::default());
+        let (started, rate) = (Instant::now(), Rate::default());
+        let health = Health::new(started);
         Progress { job, peer, screen, started, looked: None, patience, health, rate, input_ended: false }
     }
 
@@ -85,7 +86,7 @@ impl<'a> Progress<'a> {
 
     /// Says what the job waits for beyond our own disk.
     pub fn waits_for(&mut self, live: bool) -> Option<Why> {
-        let trouble = self.health.look(&self.job.fs);
+        let trouble = self.health.look(&self.job.fs, Instant::now());
         Why::of(&*self.job.fs, self.job.msgid(), live, trouble)
     }
 

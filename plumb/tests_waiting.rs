@@ -49,32 +49,13 @@ fn read_until(plumb: &mut Running, wanted: &str) {
     assert!(before.is_some_and(|before| before <= 1), "{wanted:?} comes first, or after the wait itself: {before:?}");
 }
 
-/// A daemon that was stopped kept it waiting without a word, and with -now for ever.
-#[test]
-fn a_daemon_that_does_not_answer_is_named_and_not_waited_for_with_now() {
-    let here = Here::new();
-    here.daemon_says(|_| None);
-    let said = format!("plumb: nas: the daemon here does not answer (pid {})", std::process::id());
-    let mut plumb = here.plumb(&["nas", "true"]);
-    read_until(&mut plumb, &said);
-    plumb.signal(Signal::INT);
-    assert_eq!(plumb.finish().0, 130);
-    let output = here.output(&["-now", "nas", "true"]);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains(&format!("{said}; not queued (-now)\n")), "{stderr}");
-    assert_eq!(last(&stderr), "plumb: origin=transport status=75 reason=not-started");
-}
-
 #[test]
 fn a_loop_that_does_not_answer_is_named_also_while_a_job_runs() {
     let here = Here::new();
     let mut plumb = here.plumb(&["nas", "true"]);
     let mut peer = here.meet();
     peer.receipt();
-    here.daemon_says(|mut life| {
-        life.r#loop.silent_seconds = 20;
-        Some(life)
-    });
+    here.daemon_says(|life| life.r#loop.silent_seconds = 20);
     read_until(&mut plumb, &format!("plumb: nas: the loop here does not answer (pid {})", std::process::id()));
     peer.exits(Outcome::Exited(0));
     assert_eq!(plumb.finish().0, 0);

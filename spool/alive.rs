@@ -115,7 +115,7 @@ impl Life {
 impl Child {
     /// How this child, of this name, does not live as it should.
     pub fn trouble(&self, who: &'static str) -> Option<Trouble> {
-        let is_fine = |pid| self.silent_seconds < QUIET_SECONDS && !State::of(pid).is_stopped();
+        let is_fine = |pid| self.silent_seconds < QUIET_SECONDS && State::of(pid) != State::Stopped;
         match self.pid {
             Some(pid) if is_fine(pid) => None,
             Some(pid) => Some(Trouble::Silent { who, pid: Some(pid), state: State::of(pid) }),
@@ -151,6 +151,11 @@ impl Trouble {
     /// Will nothing move before somebody does something? The daemon replaces its children by itself.
     pub fn is_lasting(&self) -> bool {
         matches!(self, Trouble::NoDaemon | Trouble::Silent { who: "daemon", .. })
+    }
+
+    /// Is it a process that is stopped? No patience helps then.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Trouble::Silent { state: State::Stopped, .. })
     }
 
     /// Says what is wrong, without saying with whom.
@@ -222,10 +227,6 @@ impl State {
             Some(_) | None => State::Other,
         }
     }
-
-    fn is_stopped(self) -> bool {
-        self == State::Stopped
-    }
 }
 
 impl fmt::Display for State {
@@ -276,13 +277,12 @@ pub struct Question {
     heard: Vec<u8>,
 }
 
-impl Default for Question {
-    fn default() -> Question {
-        Question { asked: Instant::now(), way: None, pid: None, heard: Vec::new() }
-    }
-}
-
 impl Question {
+    /// A question that is asked from `now` on.
+    pub fn new(now: Instant) -> Question {
+        Question { asked: now, way: None, pid: None, heard: Vec::new() }
+    }
+
     /// The answer, if it is here by now. A daemon that has only just begun is asked anew by this.
     pub fn answer(&mut self, disk: &Disk) -> Option<Life> {
         if self.way.is_none() {
@@ -313,8 +313,8 @@ impl Question {
     }
 
     /// Says for how long there has been no answer.
-    pub fn age(&self) -> Duration {
-        self.asked.elapsed()
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.asked)
     }
 
     /// Gives the words for the time without an answer.
@@ -326,14 +326,14 @@ impl Question {
 
 /// Asks the daemon, and waits for its answer for at most `patience`; not for one that is stopped.
 pub fn ask(disk: &Disk, patience: Duration) -> std::result::Result<Life, Trouble> {
-    let mut question = Question::default();
+    let mut question = Question::new(Instant::now());
     loop {
         if let Some(life) = question.answer(disk) {
             return Ok(life);
         }
-        let (trouble, left) = (question.trouble(), patience.saturating_sub(question.age()));
-        let is_stopped = matches!(trouble, Trouble::Silent { state: State::Stopped, .. });
-        if left.is_zero() || (is_stopped && question.age() > LOOKS_APART) {
+        let (trouble, age) = (question.trouble(), question.age(Instant::now()));
+        let left = patience.saturating_sub(age);
+        if left.is_zero() || (trouble.is_stopped() && age > LOOKS_APART) {
             return Err(trouble);
         }
         match &question.way {

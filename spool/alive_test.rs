@@ -66,7 +66,7 @@ fn one_that_does_not_answer_costs_its_patience_however_many_asked_before() {
     let _door = Door::open(&disk).unwrap();
     let us = Trouble::Silent { who: "daemon", pid: Some(std::process::id()), state: State::of(std::process::id()) };
     assert_eq!(ask(&disk, patience).unwrap_err().to_string(), us.to_string());
-    let mut waiting: Vec<Question> = (0..2 * BACKLOG).map(|_| Question::default()).collect();
+    let mut waiting: Vec<Question> = (0..2 * BACKLOG).map(|_| Question::new(Instant::now())).collect();
     assert!(waiting.iter_mut().all(|question| question.answer(&disk).is_none()));
     assert!(matches!(ask(&disk, patience), Err(Trouble::Silent { who: "daemon", pid: None, .. })), "the door is full");
 }
@@ -75,7 +75,7 @@ fn one_that_does_not_answer_costs_its_patience_however_many_asked_before() {
 fn half_an_answer_is_none_and_one_that_breaks_off_is_asked_for_again() {
     let (_directory, disk) = disk();
     let door = Door::open(&disk).unwrap();
-    let mut question = Question::default();
+    let mut question = Question::new(Instant::now());
     assert_eq!(question.answer(&disk), None);
     let caller = door.accept().unwrap();
     let line = serde_json::to_string(&life(1, None)).unwrap() + "\n";
@@ -84,7 +84,7 @@ fn half_an_answer_is_none_and_one_that_breaks_off_is_asked_for_again() {
     assert_eq!(question.answer(&disk), None);
     rustix::net::send(&caller, second, SendFlags::NOSIGNAL).unwrap();
     assert_eq!(question.answer(&disk), Some(life(1, None)));
-    let mut question = Question::default();
+    let mut question = Question::new(Instant::now());
     assert_eq!(question.answer(&disk), None);
     let caller = door.accept().unwrap();
     rustix::net::send(&caller, first, SendFlags::NOSIGNAL).unwrap();

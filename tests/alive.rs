@@ -118,6 +118,9 @@ fn a_daemon_that_is_stopped_is_named_and_nothing_is_killed_for_the_pause() {
     std::thread::sleep(Duration::from_secs(30));
     // A job that runs needs no daemon.
     echo.say("second");
+    let now = a.plumb(&["-now", "b", "true"], b"");
+    assert!(now.stderr.contains(&format!("b: the daemon here {silent}; not queued (-now)")), "{}", now.stderr);
+    assert!(now.stderr.ends_with("plumb: origin=transport status=75 reason=not-started\n"), "{}", now.stderr);
     signal(daemon, Signal::CONT);
     wait_until("it answers", || check(&a, "daemon").0 == "ok");
     a.plumb(&["b", "true"], b"").good();
