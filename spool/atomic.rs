@@ -7,9 +7,8 @@
 //! the spool is marked `sick`, and new work is refused until the next start.
 
 use crate::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result, is_hidden};
-use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW,
-};
+use crate::lock;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use std::fs::File;
@@ -18,7 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A directory that is held open; all paths are below it.
 pub struct Disk {
@@ -136,21 +135,17 @@ impl Disk {
         result.map_err(|source| sick(&self.root, path, source))
     }
 
-    fn locked(&self, path: &str, flags: OFlags, wait: Duration) -> Result<Option<Lock>> {
-        let until = Instant::now() + wait;
-        loop {
-            let fd = self.fd("lock", path, flags)?;
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                // A lock on a directory that has just left its name is nobody's.
-                Ok(()) if names(&self.root, path, &fd)? => return Ok(Some(Box::new(fd))),
-                Ok(()) | Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(Error::io("lock", path, errno)),
+    /// Opens a file that is to be locked, made if absent. What has the name and
+    /// can be no lock of ours gets a hidden name.
+    fn lockable(&self, path: &str) -> Result<OwnedFd> {
+        let found = lock::stat(&self.root, path).map_err(|errno| Error::io("lock", path, errno))?;
+        if found.is_some_and(|stat| !lock::can_be_our_file(&stat)) {
+            match self.renamed("lock", path, &temporary(path), RenameFlags::NOREPLACE) {
+                Err(error) if !error.is_absent() => return Err(error),
+                Ok(()) | Err(_) => {}
             }
-            if Instant::now() >= until {
-                return Ok(None);
-            }
-            std::thread::sleep(Duration::from_millis(2));
         }
+        self.fd("lock", path, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK)
     }
 
     fn remove_tree(&self, path: &str) -> Result<()> {
@@ -286,23 +281,15 @@ impl Fs for Disk {
     }
 
     fn lock_dir(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
-        self.locked(path, OFlags::RDONLY | OFlags::DIRECTORY, wait)
+        lock::take(&self.root, path, wait, || self.fd("lock", path, OFlags::RDONLY | OFlags::DIRECTORY))
     }
 
     fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
-        self.locked(path, OFlags::RDWR | OFlags::CREATE, wait)
+        lock::take(&self.root, path, wait, || self.lockable(path))
     }
 
     fn is_locked(&self, path: &str) -> Result<bool> {
-        let fd = match self.fd("lock", path, OFlags::RDONLY) {
-            Err(error) if error.is_absent() => return Ok(false),
-            other => other?,
-        };
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(errno) => Err(Error::io("lock", path, errno)),
-        }
+        lock::is_taken(&self.root, path, || self.fd("lock", path, OFlags::RDONLY | OFlags::NONBLOCK))
     }
 
     fn touch(&self, path: &str) -> Result<()> {
@@ -401,18 +388,6 @@ pub fn temporary(path: &str) -> String {
 
 fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
-}
-
-/// Does `path` still name the file that is open as `fd`?
-fn names(root: &OwnedFd, path: &str, fd: &OwnedFd) -> Result<bool> {
-    let name = if path.is_empty() { "." } else { path };
-    let trouble = |errno| Error::io("lock", path, errno);
-    let named = match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(false),
-        other => other.map_err(trouble)?,
-    };
-    let open = rustix::fs::fstat(fd).map_err(trouble)?;
-    Ok(named.st_ino == open.st_ino && named.st_dev == open.st_dev)
 }
 
 /// A thread of its own, if the system has one.
