@@ -9,7 +9,7 @@ use spool::atomic::Disk;
 use spool::clock;
 use spool::crypto::SpoolKey;
 use spool::fs::Fs;
-use spool::home::{Error, Home, Policy};
+use spool::home::{Error, Home, Policy, is_there};
 use spool::layout::{Owner, Place};
 use spool::name::{MsgId, PeerName, Role, Username};
 use spool::segment::JobKeys;
@@ -66,8 +66,8 @@ impl View {
 
     /// Looks at this home.
     pub fn of(home: Home) -> anyhow::Result<Option<View>> {
-        if !home.spool.exists() {
-            return match home.config.join("certs/username").exists() {
+        if !is_there(&home.spool)? {
+            return match is_there(&home.config.join("certs/username"))? {
                 true => Ok(None),
                 false => Err(Error::NoIdentity(home.config).into()),
             };
@@ -338,8 +338,13 @@ pub mod tests {
         assert!(View::of(home.clone()).is_err());
         std::fs::create_dir_all(home.config.join("certs")).unwrap();
         std::fs::write(home.config.join("certs/username"), "x").unwrap();
-        assert!(View::of(home).unwrap().is_none());
+        assert!(View::of(home.clone()).unwrap().is_none());
         assert!(!directory.path().join("spool").exists(), "looking makes nothing");
+        std::fs::remove_file(home.config.join("certs/username")).unwrap();
+        // A link to itself is there, and cannot be read.
+        std::os::unix::fs::symlink(&home.spool, &home.spool).unwrap();
+        let error = View::of(home).err().expect("it cannot be looked at");
+        assert!(error.to_string().contains("/spool: "), "no word of keygen: {error}");
     }
 
     #[test]

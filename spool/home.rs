@@ -85,12 +85,11 @@ impl Home {
 
     /// Checks modes and owners of what must be private.
     pub fn check(&self) -> Result<()> {
-        if !self.config.join("certs/username").exists() {
-            return Err(Error::NoIdentity(self.config.clone()));
-        }
+        self.identity()?;
         let private = self.config.join("private");
-        let inside = std::fs::read_dir(&private).map_err(|source| Error::Io { path: private.clone(), source })?;
-        let files = inside.filter_map(|entry| Some(entry.ok()?.path()));
+        let inside = std::fs::read_dir(&private).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        let inside = inside.map_err(|source| Error::Io { path: private.clone(), source })?;
+        let files = inside.iter().map(std::fs::DirEntry::path);
         for path in [self.config.clone(), private.clone(), self.spool.clone()].into_iter().chain(files) {
             check_private(&path)?;
         }
@@ -109,12 +108,17 @@ impl Home {
 
     /// Our own username.
     pub fn username(&self) -> Result<Username> {
-        let path = self.config.join("certs/username");
-        if !path.exists() {
-            return Err(Error::NoIdentity(self.config.clone()));
-        }
-        let text = self.read(&path)?;
+        let (path, text) = self.identity()?;
         text.trim().parse().map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })
+    }
+
+    /// The file that says who we are, and its text.
+    fn identity(&self) -> Result<(PathBuf, String)> {
+        let path = self.config.join("certs/username");
+        match self.read_if_there(&path)? {
+            Some(text) => Ok((path, text)),
+            None => Err(Error::NoIdentity(self.config.clone())),
+        }
     }
 
     /// The key of what waits on our own disk.
@@ -135,26 +139,29 @@ impl Home {
         std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })
     }
 
+    /// The same; `None` if there is no such file. What cannot be read for another reason is there.
+    fn read_if_there(&self, path: &Path) -> Result<Option<String>> {
+        match self.read(path) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// What `netplumb.toml` says, with defaults for what it does not.
     pub fn settings(&self) -> Result<Settings> {
         let path = self.config.join("netplumb.toml");
-        parse(&path, &if path.exists() { self.read(&path)? } else { String::new() })
+        parse(&path, &self.read_if_there(&path)?.unwrap_or_default())
     }
 
     /// The peer of this name, if we know it.
     pub fn peer(&self, name: &PeerName) -> Result<Option<Peer>> {
         let dir = self.config.join("peers").join(name.as_str());
-        if !dir.join("username").exists() {
-            return Ok(None);
-        }
         let path = dir.join("username");
-        let username = self
-            .read(&path)?
-            .trim()
-            .parse()
-            .map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })?;
+        let Some(text) = self.read_if_there(&path)? else { return Ok(None) };
+        let username =
+            text.trim().parse().map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })?;
         let path = dir.join("peer.toml");
-        let policy = parse(&path, &if path.exists() { self.read(&path)? } else { String::new() })?;
+        let policy = parse(&path, &self.read_if_there(&path)?.unwrap_or_default())?;
         let request_key = self.read_key(&dir.join("request.key"))?;
         Ok(Some(Peer { name: name.clone(), username, policy, request_key }))
     }
@@ -172,6 +179,11 @@ impl Home {
         }
         peers
     }
+}
+
+/// Is there something of this name? An error if that cannot be said.
+pub fn is_there(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|source| Error::Io { path: path.to_path_buf(), source })
 }
 
 fn check_private(path: &Path) -> Result<()> {
@@ -320,4 +332,65 @@ pub struct Peer {
     pub policy: Policy,
     /// Checks its requests, and seals our replies to them.
     pub request_key: Key,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["config/certs", "config/private", "config/peers/nas", "spool"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        for name in ["config", "config/private", "spool"] {
+            std::fs::set_permissions(at(name), PermissionsExt::from_mode(0o700)).unwrap();
+        }
+        std::fs::write(at("config/certs/username"), Username::of_ca(b"us").as_str()).unwrap();
+        std::fs::write(at("config/peers/nas/username"), Username::of_ca(b"nas").as_str()).unwrap();
+        std::fs::write(at("config/peers/nas/request.key"), "00".repeat(32)).unwrap();
+        let home = Home { config: at("config"), spool: at("spool") };
+        (directory, home)
+    }
+
+    /// Replaces a file by a link to itself: it is there, and no read of it succeeds.
+    fn make_unreadable(home: &Home, file: &str) {
+        let path = home.config.join(file);
+        let _ = std::fs::remove_file(&path);
+        symlink(&path, &path).unwrap();
+    }
+
+    /// A disk that could not be read made its owner be told to make a new identity.
+    #[test]
+    fn an_identity_that_cannot_be_read_is_not_missing() {
+        let (_directory, home) = home();
+        home.check().unwrap();
+        make_unreadable(&home, "certs/username");
+        let path = home.config.join("certs/username");
+        for error in [home.check().unwrap_err(), home.username().unwrap_err()] {
+            assert!(matches!(&error, Error::Io { path: told, .. } if *told == path), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        for error in [home.check().unwrap_err(), home.username().unwrap_err()] {
+            assert!(matches!(error, Error::NoIdentity(_)), "{error}");
+        }
+    }
+
+    /// Settings and policies that could not be read counted as the defaults, by
+    /// which a peer is allowed nothing.
+    #[test]
+    fn settings_and_peers_that_cannot_be_read_are_not_the_defaults() {
+        let (_directory, home) = home();
+        let nas = "nas".parse().unwrap();
+        assert!(home.settings().is_ok() && home.peer(&nas).unwrap().is_some(), "they may be missing");
+        make_unreadable(&home, "netplumb.toml");
+        assert!(matches!(home.settings(), Err(Error::Io { .. })));
+        make_unreadable(&home, "peers/nas/peer.toml");
+        assert!(matches!(home.peer(&nas), Err(Error::Io { .. })));
+        std::fs::remove_file(home.config.join("peers/nas/peer.toml")).unwrap();
+        make_unreadable(&home, "peers/nas/username");
+        assert!(matches!(home.peer(&nas), Err(Error::Io { .. })));
+    }
 }
