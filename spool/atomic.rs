@@ -135,17 +135,37 @@ impl Disk {
         result.map_err(|source| sick(&self.root, path, source))
     }
 
-    /// Opens a file that is to be locked, made if absent. What has the name and
-    /// can be no lock of ours gets a hidden name.
+    /// Opens a file that is to be locked. An absent one is made, and has the lock
+    /// when it gets its name, so nobody ever finds it free. A thing that has the
+    /// name and can be no lock of ours gets a hidden name.
     fn lockable(&self, path: &str) -> Result<OwnedFd> {
-        let found = lock::stat(&self.root, path).map_err(|errno| Error::io("lock", path, errno))?;
-        if found.is_some_and(|stat| !lock::can_be_our_file(&stat)) {
-            match self.renamed("lock", path, &temporary(path), RenameFlags::NOREPLACE) {
-                Err(error) if !error.is_absent() => return Err(error),
-                Ok(()) | Err(_) => {}
+        loop {
+            match lock::stat(&self.root, path).map_err(|errno| Error::io("lock", path, errno))? {
+                Some(stat) if lock::can_be_our_file(&stat) => {
+                    match self.fd("lock", path, OFlags::RDWR | OFlags::NONBLOCK) {
+                        Err(error) if error.is_absent() => {}
+                        other => return other,
+                    }
+                }
+                Some(_) => match self.renamed("lock", path, &temporary(path), RenameFlags::NOREPLACE) {
+                    Err(error) if !error.is_absent() => return Err(error),
+                    Ok(()) | Err(_) => {}
+                },
+                None => {}
+            }
+            let hidden = temporary(path);
+            let fd = self.fd("lock", &hidden, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+            let locked = lock::try_now(path, &fd);
+            match locked.and_then(|_| self.renamed("lock", &hidden, path, RenameFlags::NOREPLACE)) {
+                Ok(()) => return Ok(fd),
+                Err(error) => {
+                    let _ = rustix::fs::unlinkat(&self.root, &hidden, AtFlags::empty());
+                    if !error.is_taken() {
+                        return Err(error);
+                    }
+                }
             }
         }
-        self.fd("lock", path, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK)
     }
 
     fn remove_tree(&self, path: &str) -> Result<()> {

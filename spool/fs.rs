@@ -156,8 +156,8 @@ pub trait Fs: Send + Sync {
     /// Takes the lock of a directory that exists; `None` if another has it for all of `wait`.
     fn lock_dir(&self, path: &str, wait: Duration) -> Result<Option<Lock>>;
     /// Takes the lock of a file, made if absent; `None` if another has it for all
-    /// of `wait`. What has the name and can be no lock of ours (a directory, a
-    /// link, a socket) gets a hidden name first.
+    /// of `wait`. A thing that has the name and can be no lock of ours (a directory,
+    /// a link, a socket) gets a hidden name first.
     fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>>;
     /// Does somebody hold the lock of this file or directory? Not, if it is
     /// absent, or can be no lock of ours. Never waits, whatever has the name.

@@ -139,7 +139,7 @@ impl Home {
         std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })
     }
 
-    /// The same; `None` if there is no such file. What cannot be read for another reason is there.
+    /// The same; `None` if there is no such file. A file that cannot be read for another reason is there.
     fn read_if_there(&self, path: &Path) -> Result<Option<String>> {
         match self.read(path) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -13,6 +13,14 @@ pub const PARENTS: [&str; 4] = ["queue", "rqueue", "jobs", "running"];
 /// All directories that a spool has.
 pub const DIRECTORIES: [&str; 7] = ["onetime", "queue", "rqueue", "jobs", "running", "hold", "notices"];
 
+/// The spool's own directory: whoever holds its lock is the daemon. No name below it can lose that.
+pub const SPOOL: &str = "";
+
+/// Does a daemon look after this spool?
+pub fn has_daemon(fs: &dyn Fs) -> Result<bool> {
+    fs.is_locked(SPOOL)
+}
+
 /// One of the three directories that a message or job can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
@@ -90,6 +98,11 @@ pub fn onetime(keyid: KeyId) -> String {
 /// `running/<msgid>`: whoever holds its lock is the job's keeper.
 pub fn running(msgid: MsgId) -> String {
     format!("running/{msgid}")
+}
+
+/// `jobs/<msgid>/in`: all logs that we consume; its lock is held by whoever pulls them.
+pub fn log_in_all(msgid: MsgId) -> String {
+    format!("jobs/{msgid}/in")
 }
 
 /// `jobs/<msgid>/in/<chan>`: the log that we consume.

@@ -1,9 +1,9 @@
 //! Locks on the real disk: `flock` of a file or a directory, by which others see that its holder lives.
 //!
-//! A lock belongs to what was opened, and others find it by its name. So a name
-//! that is removed, renamed or replaced hides a lock that is still held:
-//! [`Held::is_at`] tells its holder, who takes it anew. What names a lock and
-//! can be no file of ours counts as no lock (doc/SPOOL.md#locks).
+//! A lock belongs to the file that was opened, and others find it by its name. A
+//! name that is removed, renamed or replaced hides a lock that is still held:
+//! [`Held::is_at`] tells its holder, who takes it anew. A
+//! name of a lock whose thing can be no file of ours counts as no lock (doc/SPOOL.md#locks).
 
 use crate::fs::{Error, Held, Lock, Result};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Stat};
@@ -43,16 +43,23 @@ pub(crate) fn take(
     let until = Instant::now() + wait;
     loop {
         let lock = DiskLock { root: root.clone(), fd: open()? };
-        match rustix::fs::flock(&lock.fd, FlockOperation::NonBlockingLockExclusive) {
-            // A lock on what has just left its name is nobody's.
-            Ok(()) if lock.is_at(path)? => return Ok(Some(Box::new(lock))),
-            Ok(()) | Err(Errno::WOULDBLOCK) => {}
-            Err(errno) => return Err(Error::io("lock", path, errno)),
+        // A lock on what has just left its name is nobody's.
+        if try_now(path, &lock.fd)? && lock.is_at(path)? {
+            return Ok(Some(Box::new(lock)));
         }
         if Instant::now() >= until {
             return Ok(None);
         }
         std::thread::sleep(TRIES_APART);
+    }
+}
+
+/// Takes the lock of what is open, which is to have this name; false if another has it.
+pub(crate) fn try_now(path: &str, fd: &OwnedFd) -> Result<bool> {
+    match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(Error::io("lock", path, errno)),
     }
 }
 
@@ -74,7 +81,7 @@ pub(crate) fn is_taken(root: &OwnedFd, path: &str, open: impl Fn() -> Result<Own
     }
 }
 
-/// What has this name; `None` if nothing has. Opens nothing.
+/// Looks at the thing that has this name, without opening it; `None` if there is none.
 pub(crate) fn stat(root: &OwnedFd, path: &str) -> rustix::io::Result<Option<Stat>> {
     let name = if path.is_empty() { "." } else { path };
     match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -18,17 +18,17 @@ const STREAM: Stream = Stream { chan: Chan(1), producer: Role::Sender };
 /// How an append goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// It says that it failed, and this share of the bytes was written (a half, or all).
+    /// The append says that it failed, and this share of the bytes was written.
     Fails(usize, usize),
-    /// It writes half of the bytes, and says so.
+    /// Half of the bytes are written, and it says so.
     Short,
 }
 
-/// What appends are to go wrong, and all bytes that were ever handed to one.
+/// The appends that are to go wrong, and all bytes that were ever handed to one.
 #[derive(Default)]
 struct Tape {
     faults: Mutex<VecDeque<Option<Fault>>>,
-    /// What the file held before, and what was to be appended.
+    /// The file's content before, and the bytes that were to be appended.
     handed: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 

@@ -112,7 +112,7 @@ impl Writer {
     }
 
     /// Appends what it can of `plain` and says how many bytes: all of them
-    /// unless the disk is filling up; an error if none. Nothing follows an END.
+    /// unless the disk is filling up; an error if none, or if the log has its END.
     pub fn append(&mut self, plain: &[u8]) -> Result<usize> {
         if self.end.is_some() {
             return Err(Error::io("append to", &self.dir, std::io::Error::other("it has its END")));
