@@ -17,7 +17,7 @@ use spool::atomic::Disk;
 use spool::clock::{self, Clock, System};
 use spool::fs::{Fs, Lock};
 use spool::home::Home;
-use spool::layout::{DIRECTORIES, Owner, Place};
+use spool::layout::{DIRECTORIES, Owner, Place, SPOOL};
 use spool::name::Username;
 use spool::report::{Order, Report};
 use std::collections::HashMap;
@@ -27,8 +27,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The lock that there is one of for each spool.
-const LOCK: &str = "daemon";
 /// Others ask for the lock only to see who has it: that is short.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 /// Events taken in before orders are given.
@@ -85,7 +83,7 @@ impl Session {
         inotify: bool,
         sender: &Sender<Event>,
     ) -> Result<Session, Error> {
-        let lock = disk.lock_file(LOCK, LOCK_WAIT)?.ok_or_else(|| Error::Busy(home.spool.clone()))?;
+        let lock = disk.lock_dir(SPOOL, LOCK_WAIT)?.ok_or_else(|| Error::Busy(home.spool.clone()))?;
         let settings = home.settings()?;
         disk.heal()?;
         tracing::info!(

@@ -10,7 +10,7 @@ use spool::clock;
 use spool::crypto::SpoolKey;
 use spool::fs::Fs;
 use spool::home::{Error, Home, Policy, is_there};
-use spool::layout::{Owner, Place};
+use spool::layout::{self, Owner, Place};
 use spool::name::{MsgId, PeerName, Role, Username};
 use spool::segment::JobKeys;
 use spool::usage::{self, Bounds};
@@ -22,8 +22,6 @@ use std::sync::Arc;
 pub const ASIDE: [&str; 3] = ["running", "hold", "notices"];
 /// Digits of an id that a table shows.
 const SHORT: usize = 12;
-/// The file whose lock the daemon holds.
-const DAEMON: &str = "daemon";
 
 /// A home, looked at.
 pub struct View {
@@ -114,7 +112,7 @@ impl View {
 
     /// Does a daemon run? Unknown counts as no.
     pub fn has_daemon(&self) -> bool {
-        self.fs.is_locked(DAEMON).unwrap_or(false)
+        layout::has_daemon(&*self.fs).unwrap_or(false)
     }
 
     /// Tells whoever reads a listing that nothing in it moves, if that is so.

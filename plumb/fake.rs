@@ -85,7 +85,7 @@ impl Here {
         }
         let home = Home { config, spool: directory.path().join("spool") };
         let fs = home.open_spool().unwrap();
-        let daemon = fs.lock_file("daemon", Duration::ZERO).unwrap();
+        let daemon = fs.lock_dir(layout::SPOOL, Duration::ZERO).unwrap();
         Here { directory, fs, home, daemon }
     }
 
