@@ -194,6 +194,8 @@ impl Rig {
             self.disk.hint(&place.file(MSGID, name), &sealed(name, text)).unwrap();
         }
         layout::make_dirs(&*self.disk, &Place::Jobs.file(MSGID, "out/1")).unwrap();
+        // As a `plumb` leaves it that has died.
+        self.disk.hint(&Place::Jobs.file(MSGID, layout::PLUMB), b"").unwrap();
         self
     }
 

@@ -3,7 +3,9 @@
 //! A stream that panicked has failed like one whose disk failed: it is named,
 //! and opened anew. One that ended by itself stays noted, and is not. All of
 //! them hold the lock of `in/`: two processes that pull one log would cut off
-//! what the other has just appended (doc/SPOOL.md#jobs).
+//! what the other has just appended (doc/SPOOL.md#jobs). Where `in/` is replaced
+//! under them, nothing more is told to be held, and all begin anew in the
+//! directory that has the name.
 
 use crate::World;
 use crate::comm::Trouble;
@@ -12,7 +14,7 @@ use crate::peers::Known;
 use crate::pull::Pull;
 use crate::stream::{Event, Stream};
 use spool::fs::{Fs, Lock};
-use spool::layout::{Place, log_in, make_dirs};
+use spool::layout::{log_in, log_in_all, make_dirs};
 use spool::name::{Chan, Role};
 use spool::segment::{self, JobKeys};
 use std::sync::Arc;
@@ -37,14 +39,20 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Starts those that this producer's channels need and that do not run yet.
-    pub fn start<N: Net>(
+    /// Starts those that this producer's channels need and that do not run yet;
+    /// all of them anew, if `in/` is not the directory any more that they write to.
+    pub async fn start<N: Net>(
         &mut self,
         world: &Arc<World<N>>,
         peer: &Arc<Known>,
         keys: &JobKeys,
         producer: Role,
     ) -> Result<(), Trouble> {
+        if let Some(lock) = &self.lock
+            && !lock.is_at(&log_in_all(keys.msgid))?
+        {
+            self.stop().await;
+        }
         let lock = match &self.lock {
             Some(lock) => lock.clone(),
             None => self.lock.insert(Arc::new(lock(&*world.fs, keys)?)).clone(),
@@ -55,13 +63,9 @@ impl Streams {
                 continue;
             }
             let pull = Pull::open(world.fs.clone(), keys.clone(), segment::Stream { chan, producer })?;
-            let pull = pull.measured(&world.usage);
+            let pull = pull.measured(&world.usage).under(lock.clone());
             let stream = Stream::new(world.clone(), peer.clone(), pull, self.events.0.clone());
-            let lock = lock.clone();
-            let task = self.tasks.spawn(async move {
-                stream.run().await;
-                drop(lock);
-            });
+            let task = self.tasks.spawn(stream.run());
             self.known.push((chan, task.id()));
         }
         Ok(())
@@ -99,7 +103,7 @@ impl Streams {
 
 /// The lock of whoever pulls a job's logs.
 fn lock(fs: &dyn Fs, keys: &JobKeys) -> Result<Lock, Trouble> {
-    let dir = Place::Jobs.file(keys.msgid, "in");
+    let dir = log_in_all(keys.msgid);
     make_dirs(fs, &dir)?;
     let lock = fs.lock_dir(&dir, Duration::from_millis(20))?;
     lock.ok_or_else(|| Trouble::new("lock", "another process pulls its logs"))
