@@ -14,6 +14,7 @@ mod homes;
 mod incomplete;
 #[path = "../netplumb/link.rs"]
 mod link;
+mod locks;
 mod quota;
 mod reboots;
 mod secrets;
