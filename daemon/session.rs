@@ -21,7 +21,7 @@ use spool::clock::{self, Clock, System};
 use spool::facts::Facts;
 use spool::fs::{Fs, Lock, ODD};
 use spool::home::Home;
-use spool::layout::{DIRECTORIES, Owner, Place, make_dirs};
+use spool::layout::{DIRECTORIES, Owner, Place, SPOOL, make_dirs};
 use spool::name::Username;
 use spool::report::{Order, Report};
 use spool::roster::Roster;
@@ -33,8 +33,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
-/// The lock that there is one of for each spool.
-const LOCK: &str = "daemon";
 /// Others ask for the lock only to see who has it: that is short.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 /// Events taken in before orders are given.
@@ -102,7 +100,7 @@ impl Session {
         inotify: bool,
         sender: &Sender<Event>,
     ) -> Result<Session, Error> {
-        let lock = disk.lock_file(LOCK, LOCK_WAIT)?.ok_or_else(|| Error::Busy(home.spool.clone()))?;
+        let lock = disk.lock_dir(SPOOL, LOCK_WAIT)?.ok_or_else(|| Error::Busy(home.spool.clone()))?;
         let settings = home.settings()?;
         disk.heal()?;
         let id = Facts::read(&*disk, ID)?.unwrap_or_default();

@@ -301,6 +301,35 @@ fn a_second_daemon_and_a_loose_home_are_refused() {
     assert!(matches!(world.supervisor().0.run(), Err(Error::Home(spool::home::Error::Loose { .. }))));
 }
 
+/// The lock was a file, and a daemon whose lock was unlinked let a second one begin; a FIFO blocked it.
+#[test]
+fn a_second_daemon_is_refused_whatever_becomes_of_the_names_in_the_spool() {
+    let mut world = World::new();
+    world.start();
+    let old = world.home.spool.join("daemon");
+    let make_fifo = || {
+        let made = std::process::Command::new("mkfifo").arg(&old).status().unwrap();
+        assert!(made.success());
+    };
+    let lose: [(&str, &dyn Fn()); 3] = [
+        ("removed", &|| drop(std::fs::remove_file(&old))),
+        ("a FIFO", &make_fifo),
+        ("a directory", &|| std::fs::remove_file(&old).and_then(|()| std::fs::create_dir(&old)).unwrap()),
+    ];
+    for (what, lose) in lose {
+        lose();
+        let (supervisor, remote) = world.supervisor();
+        let second = std::thread::spawn(|| supervisor.run());
+        let until = Instant::now() + PATIENCE;
+        while !second.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        remote.stop();
+        assert!(second.is_finished(), "{what}: a second daemon runs, or is blocked");
+        assert!(matches!(second.join().unwrap(), Err(Error::Busy(_))), "{what}");
+    }
+}
+
 #[test]
 fn a_reload_restarts_the_service_and_tells_the_worker() {
     let mut world = World::new();

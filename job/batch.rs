@@ -9,8 +9,9 @@
 use crate::Error;
 use crate::control::{Control, Heard, Listener};
 use crate::eyes::LOOK_EVERY;
+use crate::hold::{Grip, Hold};
 use crate::keeper::Job;
-use spool::layout::{Owner, Place, log_in};
+use spool::layout::{Owner, Place, log_in, running};
 use spool::log::{self, Item, Reader};
 use spool::name::{Chan, MsgId, Role};
 use spool::outcome::Outcome;
@@ -154,14 +155,21 @@ impl Waiting {
     }
 
     /// Waits until it is known what becomes of the input; `Awaited` says that
-    /// the job is cancelled or gone. `root` is the spool's directory.
-    pub fn stay(mut self, root: &Path) -> Result<Arrival, Error> {
+    /// the job is cancelled or gone, `None` that another keeper has it. `root`
+    /// is the spool's directory.
+    pub fn stay(mut self, root: &Path, hold: &mut Hold) -> Result<Option<Arrival>, Error> {
         let (fs, msgid) = (self.job.fs.clone(), self.job.msgid());
-        let watch = Watch::for_a_while();
+        let (watch, lock) = (Watch::for_a_while(), root.join(running(msgid)));
         for dir in [Place::Jobs.dir(msgid), log_in(msgid, Chan::CONTROL), log_in(msgid, Chan::STDIN)] {
             watch.add(&root.join(dir));
         }
+        watch.add(&lock);
         loop {
+            match hold.keep()? {
+                Grip::Firm => {}
+                Grip::Renewed => drop(watch.add(&lock)),
+                Grip::Open | Grip::Lost => return Ok(None),
+            }
             let arrival = match self.look()? {
                 Arrival::Awaited if self.is_crowded_out() => Arrival::Crowded,
                 arrival => arrival,
@@ -169,7 +177,7 @@ impl Waiting {
             let gone =
                 || !fs.exists(&Place::Jobs.dir(msgid)) || fs.exists(&Place::Jobs.file(msgid, Mark::Cancel.name()));
             if arrival != Arrival::Awaited || gone() {
-                return Ok(arrival);
+                return Ok(Some(arrival));
             }
             match self.damaged {
                 0 => watch.wait(&[], LOOK_EVERY),

@@ -144,12 +144,12 @@ pub fn both_killed_leave_nothing_behind() {
     });
 }
 
-fn kill(pid: i32, signal: i32) {
+pub fn kill(pid: i32, signal: i32) {
     let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
 }
 
-fn children(pid: u32) -> Vec<i32> {
+pub fn children(pid: u32) -> Vec<i32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
@@ -163,7 +163,7 @@ pub fn chance(seed: u64, end: u64) -> u64 {
 }
 
 /// SEED=n: that one. SEEDS=n: so many, for a long run.
-fn seeds(count: u64) -> std::ops::Range<u64> {
+pub fn seeds(count: u64) -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     number("SEED").map_or(0..number("SEEDS").unwrap_or(count), |seed| seed..seed + 1)
 }

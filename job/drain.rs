@@ -103,6 +103,11 @@ impl Drain {
         self.pipe.as_ref()
     }
 
+    /// Is the log's END the next thing that is written?
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
     /// Nobody wants this output any more: the command is to feel it.
     pub fn reader_gone(&mut self) {
         if self.pipe.take().is_some() {
@@ -153,6 +158,7 @@ impl Drain {
                 Ok(0) => {
                     self.pipe = None;
                     self.ending = Some(EndKind::Eof);
+                    return Ok(Drained::More);
                 }
                 Ok(count) => {
                     (self.from, self.to) = (0, count);

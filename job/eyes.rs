@@ -4,7 +4,7 @@
 //! or be too many: everything is looked at every two seconds anyway.
 
 use crate::keeper::Job;
-use spool::layout::{Place, log_in, log_out};
+use spool::layout::{Place, log_in, log_out, running};
 use spool::name::Chan;
 use spool::wait::Watch;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,10 @@ pub struct Eyes {
     pub watch: Watch,
     pub next_look: Instant,
     numbers: [Option<i32>; 3],
+    /// The lock by which others see the keeper, and what it has for a number.
+    lock: (PathBuf, Option<i32>),
+    /// Our hold on the job is to be looked at.
+    pub hold: bool,
     pub job: bool,
     pub control: bool,
     pub stdin: bool,
@@ -45,8 +49,26 @@ impl Eyes {
             dir: root.join(log_out(msgid, chan)),
             watched: None,
         });
-        let next_look = Instant::now();
-        Eyes { watch, next_look, numbers, job: true, control: true, stdin: true, guard: true, outputs }
+        let (next_look, lock) = (Instant::now(), (root.join(running(msgid)), None));
+        let mut eyes = Eyes {
+            watch,
+            next_look,
+            numbers,
+            lock,
+            hold: true,
+            job: true,
+            control: true,
+            stdin: true,
+            guard: true,
+            outputs,
+        };
+        eyes.watch_lock();
+        eyes
+    }
+
+    /// Watches what has the name of the lock. To be called again when that has changed.
+    pub fn watch_lock(&mut self) {
+        self.lock.1 = self.watch.add(&self.lock.0);
     }
 
     /// Opens the eyes for what changed.
@@ -56,6 +78,7 @@ impl Eyes {
                 return self.open_all();
             }
             let [job, control, stdin] = self.numbers.map(|watched| watched == number);
+            self.hold |= self.lock.1 == number;
             self.job |= job;
             self.control |= control;
             self.stdin |= stdin;
@@ -67,9 +90,9 @@ impl Eyes {
 
     /// Opens all of them: an event may have been lost.
     pub fn open_all(&mut self) {
-        (self.job, self.control, self.stdin, self.guard) = (true, true, true, true);
+        (self.hold, self.job, self.control, self.stdin, self.guard) = (true, true, true, true, true);
         self.outputs.iter_mut().for_each(|eye| eye.open = true);
-        let blind = self.watch.fd().is_none() || self.numbers.contains(&None);
+        let blind = self.watch.fd().is_none() || self.numbers.contains(&None) || self.lock.1.is_none();
         self.next_look = Instant::now() + if blind { POLL_EVERY } else { LOOK_EVERY };
     }
 }

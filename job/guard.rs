@@ -9,20 +9,25 @@
 //! killed by the kernel, and what was below it falls to the keeper. It does not
 //! reap the command before its own end, so the number of the process group
 //! stays taken and a signal to it meets nobody else. It also inherits the lock
-//! of `running/<msgid>`, so no other keeper believes the job dead before the
-//! command is.
+//! of `running/<msgid>`, and is handed the one that the keeper takes anew, so no
+//! other keeper believes the job dead before the command is.
 
 use crate::{sys, tree};
 use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
+};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, setpgid};
 use spool::outcome::Outcome;
 use std::ffi::CString;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -155,6 +160,15 @@ impl Guard {
         let _ = send(&self.socket, b"e", SendFlags::NOSIGNAL);
     }
 
+    /// Has the guard hold this lock too: the one that it inherited has lost its name.
+    pub fn hold(&self, lock: BorrowedFd) {
+        let fds = [lock];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        let _ = sendmsg(&self.socket, &[IoSlice::new(b"l")], &mut ancillary, SendFlags::NOSIGNAL);
+    }
+
     /// Tells the guard that the job has ended. Without this it kills when we go.
     pub fn done(&self) {
         let _ = send(&self.socket, b"d", SendFlags::NOSIGNAL);
@@ -174,6 +188,33 @@ impl Guard {
     /// Kills the command and all that it left; see [`tree::kill_all`].
     pub fn kill_all(&self, stdin: Option<&OwnedFd>, patience: Duration) -> bool {
         tree::kill_all(self.group, (!self.gone).then_some(self.pid), stdin, patience)
+    }
+}
+
+/// What stays when a job has ended: somebody may still hold the command's stdin.
+#[derive(Default)]
+pub struct Left {
+    guard: Option<Guard>,
+    stdin: Option<OwnedFd>,
+}
+
+impl Left {
+    /// Keeps a guard and our write end of stdin.
+    pub fn of(guard: Guard, stdin: Option<OwnedFd>) -> Left {
+        Left { guard: Some(guard), stdin }
+    }
+
+    /// Lets the guard go. It stays as long as somebody could take the closing
+    /// of stdin for an end of file; if it is dead, we do.
+    pub fn leave(self) {
+        let Some(mut guard) = self.guard else { return };
+        // Heard before it is let go: after that its silence is no death.
+        while guard.hear().is_some() {}
+        if !guard.is_gone() {
+            guard.done();
+        } else if let Some(stdin) = self.stdin {
+            tree::linger(&stdin);
+        }
     }
 }
 
@@ -221,8 +262,9 @@ fn watch(command: &Command, socket: &OwnedFd, keeper: &OwnedFd, ends: Ends, stdi
     drop(ends);
     say(b's', group.as_raw_pid());
 
-    let mut stdin = Some(stdin);
-    let mut ended = false;
+    let (mut stdin, mut ended) = (Some(stdin), false);
+    // In the place of the inherited one, if that has lost its name.
+    let mut lock = None;
     loop {
         let mut fds = [
             PollFd::new(socket, PollFlags::IN),
@@ -239,7 +281,7 @@ fn watch(command: &Command, socket: &OwnedFd, keeper: &OwnedFd, ends: Ends, stdi
             }
         }
         let mut word = [0; 1];
-        match if spoken { recv(socket, &mut word, RecvFlags::DONTWAIT).map(|(_, count)| count) } else { Ok(1) } {
+        match if spoken { listen(socket, &mut word, &mut lock) } else { Ok(1) } {
             Ok(1) if word == *b"e" => {
                 stdin = None;
                 say(b'c', 0);
@@ -257,6 +299,20 @@ fn watch(command: &Command, socket: &OwnedFd, keeper: &OwnedFd, ends: Ends, stdi
     if let Some(stdin) = stdin {
         tree::linger(&sys::close_all_but(stdin));
     }
+}
+
+/// Hears a word of the keeper, and takes the lock that may come with it.
+fn listen(socket: &OwnedFd, word: &mut [u8; 1], lock: &mut Option<OwnedFd>) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let heard = recvmsg(socket, &mut [IoSliceMut::new(word)], &mut ancillary, flags)?;
+    let given = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    *lock = given.or(lock.take());
+    Ok(heard.bytes)
 }
 
 /// Takes note of the children that ended; how the command did, if it is among

@@ -15,6 +15,7 @@ use crate::Error;
 use crate::batch::{Arrival, Waiting};
 use crate::control::{Control, Heard, Listener, Speaker};
 use crate::gluepot::{self, Known, Permitted, Verdict};
+use crate::hold;
 use crate::message;
 use spool::clock;
 use spool::crypto::SpoolKey;
@@ -52,6 +53,16 @@ pub struct Site {
     pub user: String,
     /// The floor of free space, of which logs leave a part.
     pub settings: Settings,
+    /// Answers what only the machine knows of an earlier run.
+    pub processes: Processes,
+}
+
+/// The questions of a keeper about a run that another keeper began.
+pub struct Processes {
+    /// Does the keeper that this mark of a run names still live, as another process than this?
+    pub lives: fn(&Facts) -> bool,
+    /// Kills what an earlier run of this job has left; false if something is left all the same.
+    pub clear: fn(MsgId) -> bool,
 }
 
 /// A job whose secret is open.
@@ -69,7 +80,7 @@ pub struct Job {
 
 /// What became of a look at a job.
 pub enum Begin {
-    /// There is nothing to do: it is over, cancelled, or has ended.
+    /// There is nothing to do: it is over, cancelled, or has ended, or the keeper that began its run lives.
     Nothing,
     /// Another step has the directory; try again.
     Locked,
@@ -108,29 +119,14 @@ pub fn begin(site: &Site, msgid: MsgId, known: &Roster, arrival: Arrival) -> Res
         other => other?,
     };
     let Some(_lock) = lock else { return Ok(Begin::Locked) };
-    let Some(owner) = Owner::read(&**fs, &dir)?.filter(|owner| owner.role == Role::Recipient) else {
-        return Ok(Begin::Nothing);
-    };
-    let message = message::unseal(&**fs, Place::Jobs, msgid, &site.spool_key);
-    let seen = look::recipient(&**fs, msgid, &site.ages, Some(&owner), message.is_ok())?;
-    // Without the message there is no secret, so nobody can be told: the loop ends such a job.
-    let Ok(message) = message else { return Ok(Begin::Nothing) };
-    if seen.keeper_phase(false) == KeeperPhase::Nothing {
-        return Ok(Begin::Nothing);
-    }
-    let (secret, start) = match message::read_parts(&message) {
-        Ok(parts) => parts,
-        Err(error) => {
-            crate::submit::cancel(&**fs, msgid, &error.to_string())?;
-            return Ok(Begin::Nothing);
-        }
-    };
-    let keys = JobKeys { secret, sender: owner.username.clone(), recipient: site.ours.clone(), msgid };
-    let (batch, repeat) = start.as_ref().map_or((false, false), |start| (start.batch, start.repeat));
-    let compress = start.as_ref().is_ok_and(|start| start.compress);
-    let job = Job { fs: fs.clone(), keys, repeat, compress };
-    let phase = seen.keeper_phase(repeat);
+    // No run begins while we have this lock, so what is killed here belongs to no living keeper.
+    let Some(cleared) = clear(site, msgid)? else { return Ok(Begin::Nothing) };
+    let Some(Delivered { job, phase, start }) = delivered(site, msgid)? else { return Ok(Begin::Nothing) };
+    let batch = start.as_ref().is_ok_and(|start| start.batch);
     let again = phase == KeeperPhase::Again;
+    if again && !cleared {
+        return Err(Error::Ours(format!("what job {msgid} started before cannot be killed")));
+    }
     job.make_dirs()?;
     match phase {
         KeeperPhase::Nothing => return Ok(Begin::Nothing),
@@ -143,7 +139,7 @@ pub fn begin(site: &Site, msgid: MsgId, known: &Roster, arrival: Arrival) -> Res
         // batch job it may have been the input that was refused.
         if batch { Outcome::NotStarted } else { Outcome::Refused("it was refused before".into()) }
     } else {
-        match (verdict(site, &owner.username, start, known)?, if batch { arrival } else { Arrival::Whole }) {
+        match (verdict(site, &job.keys.sender, start, known)?, if batch { arrival } else { Arrival::Whole }) {
             ((Verdict::Refused(why), _), _) => Outcome::Refused(why),
             ((Verdict::Run(_), None), _) => Outcome::Refused("this peer is not known here".into()),
             ((Verdict::Run(_), Some(known)), Arrival::Awaited) => {
@@ -156,7 +152,9 @@ pub fn begin(site: &Site, msgid: MsgId, known: &Roster, arrival: Arrival) -> Res
             ((Verdict::Run(permitted), Some(known)), arrival) => match arrival.outcome(known.quota) {
                 Some(against) => against,
                 None => {
-                    commit_started(&**fs, msgid, &known, again)?;
+                    if !commit_started(&**fs, msgid, &known, again)? {
+                        return Ok(Begin::Nothing);
+                    }
                     let bounds = Bounds::new(&site.settings, &known.policy.quota);
                     let (peer, quota) = (known.name, known.quota);
                     return Ok(Begin::Start(Box::new(Started { job, permitted, peer, again, quota, bounds })));
@@ -169,6 +167,39 @@ pub fn begin(site: &Site, msgid: MsgId, known: &Roster, arrival: Arrival) -> Res
         return job.end(Outcome::Interrupted, EndKind::Aborted);
     }
     job.end(against, EndKind::Eof)
+}
+
+/// A job that a keeper may have something to do for.
+struct Delivered {
+    job: Job,
+    phase: KeeperPhase,
+    start: Result<message::Start, Error>,
+}
+
+/// Opens a job; `None`: there is nothing to do for a keeper.
+fn delivered(site: &Site, msgid: MsgId) -> Result<Option<Delivered>, Error> {
+    let (fs, dir) = (&site.fs, Place::Jobs.dir(msgid));
+    let owner = Owner::read(&**fs, &dir)?.filter(|owner| owner.role == Role::Recipient);
+    let Some(owner) = owner else { return Ok(None) };
+    let message = message::unseal(&**fs, Place::Jobs, msgid, &site.spool_key);
+    let seen = look::recipient(&**fs, msgid, &site.ages, Some(&owner), message.is_ok())?;
+    // Without the message there is no secret, so nobody can be told: the loop ends such a job.
+    let Ok(message) = message else { return Ok(None) };
+    if seen.keeper_phase(false) == KeeperPhase::Nothing {
+        return Ok(None);
+    }
+    let (secret, start) = match message::read_parts(&message) {
+        Ok(parts) => parts,
+        Err(error) => {
+            crate::submit::cancel(&**fs, msgid, &error.to_string())?;
+            return Ok(None);
+        }
+    };
+    let keys = JobKeys { secret, sender: owner.username, recipient: site.ours.clone(), msgid };
+    let repeat = start.as_ref().is_ok_and(|start| start.repeat);
+    let compress = start.as_ref().is_ok_and(|start| start.compress);
+    let job = Job { fs: fs.clone(), keys, repeat, compress };
+    Ok(Some(Delivered { job, phase: seen.keeper_phase(repeat), start }))
 }
 
 /// Finds the peer with a username. `None`: it is sure that there is no such peer;
@@ -204,21 +235,35 @@ fn verdict(
     Ok((verdict, known))
 }
 
-/// From here on the command counts as started; `again`: once more. What it was
-/// before stands: that something has run is never taken back.
-fn commit_started(fs: &dyn Fs, msgid: MsgId, known: &Known, again: bool) -> Result<(), Error> {
-    let facts = Facts::new()
-        .with("boot", clock::boot())
-        .with("keeper", std::process::id())
-        .with("at", clock::uptime(fs)?)
-        .with("peer", &known.name)
-        .with("policy", known.digest);
-    if !again {
-        return Ok(facts.commit(fs, &Place::Jobs.file(msgid, Mark::RunStarted.name()))?);
+/// Sees to what an earlier run of a job has left, and says whether nothing is
+/// left of it; `None`: its keeper lives.
+fn clear(site: &Site, msgid: MsgId) -> Result<Option<bool>, Error> {
+    let Some(run) = hold::last_run(&*site.fs, msgid)? else { return Ok(Some(true)) };
+    if (site.processes.lives)(&run) {
+        let pid = run.text("keeper").unwrap_or_default();
+        tracing::warn!(%msgid, pid, "the keeper that began this run lives: it goes on alone");
+        return Ok(None);
     }
-    let times = layout::runs_again(fs, msgid)? + 1;
-    tracing::warn!(%msgid, times, "interrupted, and run again");
-    Ok(facts.commit(fs, &layout::run_again(msgid, times))?)
+    let ended = site.fs.is_there(&Place::Jobs.file(msgid, Mark::RunExit.name()))?;
+    Ok(Some(ended || (site.processes.clear)(msgid)))
+}
+
+/// From here on the command counts as started; `again`: once more. What it was
+/// before stands: that something has run is never taken back. False: another
+/// keeper has begun this run.
+fn commit_started(fs: &dyn Fs, msgid: MsgId, known: &Known, again: bool) -> Result<bool, Error> {
+    let facts = hold::named().with("at", clock::uptime(fs)?).with("peer", &known.name).with("policy", known.digest);
+    let path = if again {
+        let times = layout::runs_again(fs, msgid)? + 1;
+        tracing::warn!(%msgid, times, "interrupted, and run again");
+        layout::run_again(msgid, times)
+    } else {
+        Place::Jobs.file(msgid, Mark::RunStarted.name())
+    };
+    match facts.commit(fs, &path) {
+        Err(error) if error.is_taken() => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
 }
 
 /// The logs that a job writes.

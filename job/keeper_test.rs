@@ -8,6 +8,8 @@
 mod batch;
 #[path = "deaths_test.rs"]
 mod deaths;
+#[path = "hold_test.rs"]
+mod hold;
 #[path = "lifecycle_test.rs"]
 mod lifecycle;
 #[path = "limp_test.rs"]
@@ -19,6 +21,7 @@ mod rig;
 
 use batch::*;
 use deaths::*;
+use hold::*;
 use job::control::Control;
 use job::message::Start;
 use lifecycle::*;
@@ -80,6 +83,14 @@ const TESTS: &[(&str, fn())] = tests! {
     a_crash_at_any_change_of_what_may_be_run_again_gives_one_run
     what_stands_against_another_run_does_not_undo_the_first
     a_start_in_another_boot_counts_as_one_whatever_it_says
+    a_keeper_whose_lock_loses_its_name_is_seen_again_within_moments
+    a_second_keeper_leaves_a_job_whose_keeper_lives_without_its_lock
+    a_kill_by_another_keeper_is_never_told_as_the_commands_own_end
+    a_keeper_that_lost_its_job_kills_its_command_and_writes_nothing
+    the_guard_holds_the_lock_that_was_taken_anew
+    a_keeper_that_waits_for_input_takes_its_lock_anew_or_leaves
+    a_run_that_another_keeper_has_begun_is_left_to_it
+    names_that_are_lost_at_any_moment_cost_nothing
 };
 
 fn main() {

@@ -1,5 +1,5 @@
-//! A disk for tests: it fails for good after so many changes, or is full while
-//! a certain file exists.
+//! A disk for tests: it fails for good after so many changes, is full while a
+//! certain file exists, and with another has run.started taken when it is made.
 
 use spool::atomic::Disk;
 use spool::fs::{Entry, Error, Free, Fs, Lock, LogFile, Result, Stat};
@@ -13,6 +13,7 @@ use std::time::Duration;
 struct Limits {
     changes: Arc<AtomicI64>,
     full: PathBuf,
+    thief: PathBuf,
 }
 
 impl Limits {
@@ -36,7 +37,8 @@ pub struct Limp {
 impl Limp {
     /// Allows so many changes, and none while `full` exists in the directory.
     pub fn open(root: &Path, changes: i64) -> Limp {
-        let limits = Limits { changes: Arc::new(AtomicI64::new(changes)), full: root.join("full") };
+        let limits =
+            Limits { changes: Arc::new(AtomicI64::new(changes)), full: root.join("full"), thief: root.join("thief") };
         Limp { disk: Disk::open(root).unwrap(), limits }
     }
 
@@ -76,6 +78,9 @@ impl LogFile for LimpLog {
 impl Fs for Limp {
     fn commit(&self, path: &str, bytes: &[u8]) -> Result<()> {
         self.limits.change(path)?;
+        if path.ends_with("run.started") && self.limits.thief.exists() {
+            self.disk.commit(path, b"")?;
+        }
         self.disk.commit(path, bytes)
     }
     fn hint(&self, path: &str, bytes: &[u8]) -> Result<()> {

@@ -1,24 +1,23 @@
-//! The keeper as a process: whoever holds the lock of `running/<msgid>`.
+//! The keeper as a process: whoever holds the lock of `running/<msgid>`, and is named by the job's last run.
 //!
 //! It survives the daemon that started it. The lock's file is removed by its
 //! holder as the last act; one who waited for it finds that the name has left
-//! the file, and takes a new one, so two never hold it at once.
+//! the file, and takes a new one. A name that is lost before that is `hold.rs`.
 
 use crate::account::Account;
 use crate::batch::Arrival;
-use crate::keeper::{Begin, Roster, Site, begin};
-use crate::run::{Left, patiently, run};
+use crate::guard::Left;
+use crate::hold::{self, Hold};
+use crate::keeper::{Begin, Processes, Roster, Site, begin};
+use crate::run::{patiently, run};
 use crate::{Error, sys, tree};
-use spool::layout::{Place, running};
 use spool::name::MsgId;
 use spool::outcome::Outcome;
-use spool::phase::Mark;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long another's lock may last before we believe in another keeper:
-/// lookers hold it for a moment.
-const RUNNING_WAIT: Duration = Duration::from_secs(1);
+/// The processes of this machine.
+pub const PROCESSES: Processes = Processes { lives: hold::lives, clear };
 /// How long what an interrupted run has left may take to die.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
@@ -43,31 +42,26 @@ pub fn keep(
     msgid: MsgId,
     known: &Roster,
 ) -> Result<Option<Outcome>, Error> {
-    let fs = &site.fs;
-    let Some(lock) = fs.lock_file(&running(msgid), RUNNING_WAIT)? else { return Ok(None) };
-    let has = |mark: Mark| fs.exists(&Place::Jobs.file(msgid, mark.name()));
-    let mut clear = true;
-    if has(Mark::RunStarted) && !has(Mark::RunExit) {
-        clear = tree::kill_marked(&format!("PLUMB_JOB={msgid}"), KILL_WAIT);
-    }
+    let Some(mut hold) = Hold::take(site.fs.clone(), msgid)? else { return Ok(None) };
     let mut arrival = Arrival::Awaited;
     let (outcome, left) = loop {
         match patiently(|| begin(site, msgid, known, arrival))? {
             Begin::Nothing => break (None, Left::default()),
             Begin::Locked => return Err(Error::Ours(format!("the directory of job {msgid} stays locked"))),
             Begin::Ended(outcome) => break (Some(outcome), Left::default()),
-            Begin::Await(waiting) => arrival = waiting.stay(root)?,
-            Begin::Start(_) if !clear => {
-                return Err(Error::Ours(format!("what job {msgid} started before cannot be killed")));
-            }
-            Begin::Start(started) => {
-                let (outcome, left) = run(*started, root, account)?;
-                break (Some(outcome), left);
-            }
+            Begin::Await(waiting) => match waiting.stay(root, &mut hold)? {
+                Some(came) => arrival = came,
+                None => break (None, Left::default()),
+            },
+            Begin::Start(started) => break run(*started, &mut hold, root, account)?,
         }
     };
-    fs.remove(&running(msgid))?;
-    drop(lock);
+    hold.leave()?;
     left.leave();
     Ok(outcome)
+}
+
+/// Kills what an earlier run of this job has left; false if something is left all the same.
+fn clear(msgid: MsgId) -> bool {
+    tree::kill_marked(&format!("PLUMB_JOB={msgid}"), KILL_WAIT)
 }

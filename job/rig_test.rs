@@ -46,6 +46,7 @@ pub fn site(root: &Path, changes: i64) -> Site {
         ages: Ages { idle_max: 1000, tombstone: 1000 },
         user: "somebody".into(),
         settings: spool::home::Settings { free_bytes_min: 0, ..Default::default() },
+        processes: job::process::PROCESSES,
     }
 }
 

@@ -11,7 +11,8 @@ use crate::control::{Control, Heard, Listener};
 use crate::drain::{Drain, Drained, FULL_WAIT};
 use crate::eyes::{Eyes, LOOK_EVERY};
 use crate::feed::{Fed, Feed};
-use crate::guard::{Guard, Word};
+use crate::guard::{Guard, Left, Word};
+use crate::hold::{Grip, Hold};
 use crate::keeper::{Job, Logs, Started};
 use crate::tree;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,7 +25,6 @@ use spool::outcome::Outcome;
 use spool::phase::Mark;
 use spool::segment::EndKind;
 use spool::usage::{Meter, Usage};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,16 +34,22 @@ const TERM_WAIT: Duration = Duration::from_secs(10);
 /// How long we wait for a killed command to be gone before we say so.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
-/// Starts a command, and stays with it until the job has ended here. `root` is
-/// the spool's directory. What a crash leaves, the next keeper completes.
-pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome, Left), Error> {
+/// Starts a command, and stays with it until the job has ended here, or another
+/// keeper has it (`None`). `root` is the spool's directory. What a crash leaves,
+/// the next keeper completes.
+pub fn run(
+    started: Started,
+    hold: &mut Hold,
+    root: &Path,
+    account: &Account,
+) -> Result<(Option<Outcome>, Left), Error> {
     let Started { job, permitted, peer, again, quota, bounds } = started;
-    let never = |outcome: Outcome, kind: EndKind| {
-        let finished = patiently(|| job.finish(&mut job.logs()?, outcome.clone(), kind))?;
+    let never = |hold: &mut Hold, outcome: Outcome, kind: EndKind| {
+        let finished = finish(hold, || job.finish(&mut job.logs()?, outcome.clone(), kind))?;
         Ok((finished, Left::default()))
     };
     if is_cancelled(&job) {
-        return never(Outcome::Cancelled, EndKind::Eof);
+        return never(hold, Outcome::Cancelled, EndKind::Eof);
     }
     let cannot = |why: String| match again {
         true => Outcome::Interrupted,
@@ -55,18 +61,18 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
         .and_then(|command| Guard::start(&command).map_err(|error| error.to_string()));
     let (mut guard, pipes) = match started {
         Ok(started) => started,
-        Err(why) => return never(cannot(why), EndKind::Eof),
+        Err(why) => return never(hold, cannot(why), EndKind::Eof),
     };
     match guard.first_word() {
         Word::Started(_) => {}
         Word::Failed(errno) => {
-            return never(cannot(std::io::Error::from_raw_os_error(errno).to_string()), EndKind::Eof);
+            return never(hold, cannot(std::io::Error::from_raw_os_error(errno).to_string()), EndKind::Eof);
         }
         Word::Ended(_) | Word::Closed | Word::Gone => {
             let killed = guard.kill_all(Some(&pipes.stdin), KILL_WAIT);
             run_again(&job, killed)?;
-            let (outcome, _) = never(Outcome::Interrupted, EndKind::Aborted)?;
-            return Ok((outcome, Left { guard: Some(guard), stdin: Some(pipes.stdin) }));
+            let (outcome, _) = never(hold, Outcome::Interrupted, EndKind::Aborted)?;
+            return Ok((outcome, Left::of(guard, Some(pipes.stdin))));
         }
     }
     let mut logs = patiently(|| job.logs())?;
@@ -89,6 +95,7 @@ pub fn run(started: Started, root: &Path, account: &Account) -> Result<(Outcome,
         unsaid: None,
         kill_at: None,
         status: None,
+        hold,
         job,
         guard,
         logs,
@@ -104,6 +111,11 @@ pub(crate) fn patiently<T>(mut what: impl FnMut() -> Result<T, Error>) -> Result
             other => return other,
         }
     }
+}
+
+/// Does what ends a job, if that is still ours; `None`: another keeper has it.
+fn finish(hold: &mut Hold, mut act: impl FnMut() -> Result<Outcome, Error>) -> Result<Option<Outcome>, Error> {
+    patiently(|| if hold.settle()? == Grip::Lost { Ok(None) } else { act().map(Some) })
 }
 
 fn is_cancelled(job: &Job) -> bool {
@@ -127,37 +139,18 @@ fn cancelled(job: &Job) -> Outcome {
     }
 }
 
-/// What stays when a job has ended: somebody may still hold the command's stdin.
-#[derive(Default)]
-pub struct Left {
-    guard: Option<Guard>,
-    stdin: Option<OwnedFd>,
-}
-
-impl Left {
-    /// Lets the guard go. It stays as long as somebody could take the closing
-    /// of stdin for an end of file; if it is dead, we do.
-    pub fn leave(self) {
-        let Some(mut guard) = self.guard else { return };
-        // Heard before it is let go: after that its silence is no death.
-        while guard.hear().is_some() {}
-        if !guard.is_gone() {
-            guard.done();
-        } else if let Some(stdin) = self.stdin {
-            tree::linger(&stdin);
-        }
-    }
-}
-
 /// How the loop ends.
 enum End {
     /// By itself.
     Natural(Outcome),
     /// The command is to be killed.
     Kill(Outcome),
+    /// The same, and nothing more is written: another keeper has the job.
+    Lost,
 }
 
-struct Running {
+struct Running<'a> {
+    hold: &'a mut Hold,
     job: Job,
     guard: Guard,
     logs: Logs,
@@ -175,18 +168,22 @@ struct Running {
     status: Option<Outcome>,
 }
 
-impl Running {
-    fn stay(mut self) -> Result<(Outcome, Left), Error> {
-        let lived = loop {
+impl Running<'_> {
+    fn stay(mut self) -> Result<(Option<Outcome>, Left), Error> {
+        let end = loop {
             match self.live() {
                 Err(error) if error.passes().is_some() => {
                     std::thread::sleep(FULL_WAIT);
                     self.eyes.open_all();
                 }
-                lived => break lived,
+                end => break end,
             }
         };
-        let (outcome, kind) = match lived {
+        // Asked before anything is written: it may have been another keeper that killed the command.
+        if matches!(end, Ok(End::Lost)) || patiently(|| self.hold.settle())? == Grip::Lost {
+            return Ok(self.lose());
+        }
+        let (outcome, kind) = match end {
             Ok(End::Natural(outcome)) => {
                 // Whoever of the group still reads would read a false end of file.
                 if self.feed.pipe().is_some_and(|stdin| !self.feed.has_ended() && tree::has_reader(stdin)) {
@@ -195,13 +192,28 @@ impl Running {
                 (outcome, EndKind::Eof)
             }
             Ok(End::Kill(outcome)) => self.kill(outcome)?,
+            Ok(End::Lost) => return Ok(self.lose()),
             Err(error) => {
                 tracing::error!(%error, "the job cannot go on");
                 self.kill(Outcome::Interrupted)?
             }
         };
-        let outcome = patiently(|| self.job.finish(&mut self.logs, outcome.clone(), kind))?;
-        Ok((outcome, Left { guard: Some(self.guard), stdin: self.feed.into_pipe() }))
+        let finished = finish(self.hold, || self.job.finish(&mut self.logs, outcome.clone(), kind))?;
+        Ok(if finished.is_some() { (finished, self.left()) } else { self.lose() })
+    }
+
+    /// Another keeper has the job: kills the command, and leaves the rest to that
+    /// one. The guard sees us go, and closes stdin after it has killed too.
+    fn lose(self) -> (Option<Outcome>, Left) {
+        tracing::warn!(msgid = %self.job.msgid(), "another keeper has this job");
+        if !self.guard.kill_all(self.feed.pipe(), KILL_WAIT) {
+            tracing::error!("something that the command started cannot be killed");
+        }
+        (None, Left::default())
+    }
+
+    fn left(self) -> Left {
+        Left::of(self.guard, self.feed.into_pipe())
     }
 
     /// Kills the command, and says how the job ends.
@@ -220,6 +232,11 @@ impl Running {
 
     fn live(&mut self) -> Result<End, Error> {
         loop {
+            // An end that another keeper's kill brought about is not written.
+            let ending = self.unsaid.is_some() || self.drains.iter().any(Drain::is_ending);
+            if (std::mem::take(&mut self.eyes.hold) || ending) && self.is_lost() {
+                return Ok(End::Lost);
+            }
             if std::mem::take(&mut self.eyes.job) && self.kill_at.is_none() {
                 if is_cancelled(&self.job) {
                     self.guard.signal(15);
@@ -247,6 +264,23 @@ impl Running {
                 return Ok(end);
             }
             self.wait();
+        }
+    }
+
+    /// Sees to it that others see us; has another keeper the job? A look
+    /// that fails is repeated.
+    fn is_lost(&mut self) -> bool {
+        self.eyes.watch_lock();
+        match self.hold.settle() {
+            Ok(Grip::Renewed) => {
+                self.eyes.watch_lock();
+                if let Some(lock) = self.hold.fd() {
+                    self.guard.hold(lock);
+                }
+                false
+            }
+            Ok(Grip::Lost) => true,
+            Ok(Grip::Firm | Grip::Open) | Err(_) => false,
         }
     }
 
@@ -304,6 +338,12 @@ impl Running {
 
     /// Feeds a piece; an outcome if the command is to be killed.
     fn feed(&mut self) -> Result<Option<Outcome>, Error> {
+        if self.unsaid.is_some_and(|due| Instant::now() >= due) {
+            self.unsaid = match self.logs.control.say(&Control::Close(Chan::STDIN)) {
+                Err(error) if error.passes().is_some() => Some(Instant::now() + FULL_WAIT),
+                other => other.map(|()| None)?,
+            };
+        }
         let due = self.feed.due().is_some_and(|due| Instant::now() >= due);
         let looked = std::mem::take(&mut self.eyes.stdin);
         if looked || due || matches!(self.fed, Fed::More) {
@@ -320,12 +360,6 @@ impl Running {
                 Fed::Incomplete(at) => return Ok(Some(Outcome::InputIncomplete(at))),
                 Fed::More | Fed::Full | Fed::Empty | Fed::Over => {}
             }
-        }
-        if self.unsaid.is_some_and(|due| Instant::now() >= due) {
-            self.unsaid = match self.logs.control.say(&Control::Close(Chan::STDIN)) {
-                Err(error) if error.passes().is_some() => Some(Instant::now() + FULL_WAIT),
-                other => other.map(|()| None)?,
-            };
         }
         Ok(None)
     }

@@ -15,6 +15,8 @@ struct Process {
     pid: i32,
     parent: i32,
     alive: bool,
+    /// When it was started, in ticks since the boot.
+    since: u64,
 }
 
 /// All processes that can be seen.
@@ -30,7 +32,14 @@ fn process(pid: i32) -> Option<Process> {
     let stat = String::from_utf8_lossy(&stat);
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let alive = !matches!(fields.next()?, "Z" | "X");
-    Some(Process { pid, parent: fields.next()?.parse().ok()?, alive })
+    let parent = fields.next()?.parse().ok()?;
+    // The 22nd field of all; two of those behind the name are taken.
+    Some(Process { pid, parent, alive, since: fields.nth(17)?.parse().ok()? })
+}
+
+/// When a process was started, in ticks since the boot; `None` if it does not live.
+pub fn since(pid: i32) -> Option<u64> {
+    process(pid).filter(|process| process.alive).map(|process| process.since)
 }
 
 /// The living processes below this one, `but` and what is not below anybody left out.

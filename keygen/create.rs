@@ -110,13 +110,13 @@ fn sweep(parent: &dyn Fs, dir: &str) -> Result<()> {
 }
 
 fn refuse_existing(parent: &dyn Fs, path: &Path, dir: &str) -> Result<()> {
-    if !parent.exists(dir) {
+    if !parent.is_there(dir)? {
         return Ok(());
     }
     let mut names: Vec<String> = parent.list(dir).unwrap_or_default().into_iter().map(|entry| entry.name).collect();
     names.sort_unstable();
     let what = if names.is_empty() { "it is empty".to_string() } else { format!("it has {}", names.join(", ")) };
-    let hint = match parent.exists(&format!("{dir}/certs/username")) {
+    let hint = match parent.is_there(&format!("{dir}/certs/username"))? {
         true => "it is an identity; show it with: netplumb card",
         false => "it is not a whole identity; move it away, then try again",
     };
@@ -126,7 +126,7 @@ fn refuse_existing(parent: &dyn Fs, path: &Path, dir: &str) -> Result<()> {
 
 /// Makes a directory with its parents; the new names are durable.
 fn make_durably(path: &Path) -> Result<Disk> {
-    let mut fresh = path.ancestors().take_while(|ancestor| !ancestor.exists()).count();
+    let mut fresh = path.ancestors().take_while(|ancestor| matches!(ancestor.try_exists(), Ok(false))).count();
     let disk = Disk::make(path)?;
     for ancestor in path.ancestors().skip(1) {
         if fresh == 0 {

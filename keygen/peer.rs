@@ -55,7 +55,7 @@ pub fn set_bwlimit(home: &Home, name: &PeerName, limit: &Timetable) -> Result<bo
     let config = Disk::open(&home.config)?;
     let _lock = lock(&config)?;
     let (dir, path) = (format!("{PEERS}/{name}"), format!("{PEERS}/{name}/peer.toml"));
-    if !config.exists(&format!("{dir}/username")) {
+    if !config.is_there(&format!("{dir}/username"))? {
         return Ok(false);
     }
     let text = config.read_if_sound(&path, POLICY_MAX)?.unwrap_or_default();
@@ -93,7 +93,7 @@ pub fn remove_peer(home: &Home, name: &PeerName) -> Result<bool> {
     let config = Disk::open(&home.config)?;
     let _lock = lock(&config)?;
     let path = format!("{PEERS}/{name}");
-    if !config.exists(&path) {
+    if !config.is_there(&path)? {
         return Ok(false);
     }
     config.remove(&path)?;

@@ -220,6 +220,7 @@ impl<N: Net> Job<N> {
             Change::ForgetJob => {
                 self.lose_running()?;
                 fs.remove(&Place::Jobs.dir(self.msgid))?;
+                self.world.forget(self.msgid);
             }
             Change::Keep(_)
             | Change::Lose(File::Certificate | File::Message)

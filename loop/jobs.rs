@@ -251,7 +251,7 @@ impl<N: Net> Job<N> {
             steps.kept(self.kept);
             if flowing {
                 if !self.by_hand {
-                    self.start_streams()?;
+                    self.start_streams().await?;
                 }
             } else {
                 self.streams.stop().await;
@@ -315,7 +315,8 @@ impl<N: Net> Job<N> {
     /// Does a living `plumb` still read from here?
     fn is_wanted(&self) -> bool {
         let sender = self.owner.as_ref().is_some_and(|owner| owner.role == Role::Sender);
-        sender && self.world.fs.is_locked(&Place::Jobs.file(self.msgid, PLUMB)).unwrap_or(true)
+        let lock = Place::Jobs.file(self.msgid, PLUMB);
+        sender && (self.world.fs.is_locked(&lock).unwrap_or(true) || self.world.is_unseen(self.msgid))
     }
 
     /// Does a living `plumb` read our job's output along?
@@ -341,6 +342,9 @@ impl<N: Net> Job<N> {
             Some(owner) if owner.role == Role::Sender => {
                 let receipt = self.receipt_is_valid(owner)?;
                 let mut seen = look::sender(fs, self.msgid, &ages, owner, self.keys.is_some(), receipt)?;
+                if !seen.wanted && self.world.is_unseen(self.msgid) {
+                    return Err(Trouble::new("lock", "the lock of plumb has lost its name, and may be taken anew"));
+                }
                 (self.expired, self.kept) = (seen.too_old, look::detached(fs, self.msgid)?.is_some());
                 self.loss = sender_loss(&seen);
                 let now = self.world.clock.now();
@@ -388,9 +392,9 @@ impl<N: Net> Job<N> {
     }
 
     /// Starts the streams that this side pulls, those that do not run yet.
-    fn start_streams(&mut self) -> Result<(), Trouble> {
+    async fn start_streams(&mut self) -> Result<(), Trouble> {
         let (Some(peer), Some(keys), Some(owner)) = (&self.peer, &self.keys, &self.owner) else { return Ok(()) };
-        self.streams.start(&self.world, peer, keys, owner.role.other())
+        self.streams.start(&self.world, peer, keys, owner.role.other()).await
     }
 
     /// Is there an output whose producer may not know that its END is held here?

@@ -2,13 +2,14 @@
 
 use crate::incoming;
 use crate::jobs::Job;
-use crate::rig_test::{MSGID, Rig, bare, soon};
+use crate::rig_test::{MSGID, Rig, bare, bytes, soon};
 use spool::fs::Fs;
 use spool::layout::{self, MESSAGE, Owner, PEER, Place};
 use spool::look;
-use spool::name::{Digest, Role};
+use spool::name::{Chan, Digest, Role};
 use spool::report::{Report, Turn};
-use spool::url::{Sealed, Word};
+use spool::segment::{HEADER, Header, OVERHEAD, Records};
+use spool::url::{Ask, Path, Sealed, What, Word};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -99,6 +100,90 @@ async fn one_process_pulls_the_logs_of_a_job() {
     tokio::select! {
         report = attend() => panic!("the first has let go: {report:?}"),
         () = soon("another one pulls", || pulled() > before) => {}
+    }
+}
+
+/// A `plumb` whose lock had lost its name counted as dead: the job's input was aborted at once.
+#[tokio::test]
+async fn a_job_whose_plumb_is_not_seen_for_a_moment_goes_on_and_one_whose_plumb_died_ends() {
+    for name in ["removed", "a directory", "a link"] {
+        let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+        rig.submitted().receipted();
+        let path = rig.directory.path().join(Place::Jobs.file(MSGID, "plumb"));
+        std::fs::remove_file(&path).unwrap();
+        match name {
+            "a directory" => std::fs::create_dir(&path).unwrap(),
+            "a link" => std::os::unix::fs::symlink(&path, &path).unwrap(),
+            _ => {}
+        }
+        let before = rig.names();
+        for _ in 0..3 {
+            let report = Job::new(rig.world.clone(), MSGID).once().await;
+            assert_eq!((report.turn, report.cause.as_deref()), (Turn::Later, Some("lock")), "{name}: {report:?}");
+            assert_eq!(rig.names(), before, "{name}: nothing is decided");
+        }
+        // Seen again, and dead: its lock is free.
+        let plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap().unwrap();
+        let report = Job::new(rig.world.clone(), MSGID).once().await;
+        assert_eq!(report.turn, Turn::Live, "{name}: {report:?}");
+        drop(plumb);
+        Job::new(rig.world.clone(), MSGID).once().await;
+        assert!(rig.names() != before, "{name}: its input is ended for it");
+    }
+}
+
+/// Bytes were written to the directory that had been `in`, synced in the one that
+/// is, and told to be held: their producer gave them up, and nobody had them.
+#[tokio::test]
+async fn what_is_written_to_a_directory_that_was_replaced_is_not_told_to_be_held() {
+    const RECORD: usize = 3 + OVERHEAD;
+    let (file, more) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(HEADER + RECORD)));
+    let got = Arc::new(AtomicUsize::new(0));
+    let (sealed, most, held) = (file.clone(), more.clone(), got.clone());
+    let rig = Rig::new(Word::Ok, "2 0 0\n", move |get| match Path::parse(&get.path).map(|path| path.what) {
+        Some(What::Seg { chan: Chan::STDOUT, n: 0, got, .. }) => {
+            held.fetch_max(got as usize, Ordering::Relaxed);
+            let (file, from, most) = (sealed.lock().unwrap(), get.from as usize, most.load(Ordering::Relaxed));
+            if from < most { bytes(Vec::clone(&file)[from..most].to_vec()) } else { bare(204, None) }
+        }
+        _ => bare(404, None),
+    });
+    let (msgid, stream) = (MSGID, rig.stream(Chan::STDOUT));
+    let header = Header { msgid, stream, n: 0, base: 0, plain: 0, salt: [1; 32], zipped: false };
+    let (mut records, mut whole) = (Records::new(&rig.keys, &header), header.bytes().to_vec());
+    (0..2).for_each(|_| assert_eq!(records.seal(b"abc", &mut whole), 3));
+    *file.lock().unwrap() = whole.clone();
+    rig.submitted().receipted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+
+    let told = |records: usize| {
+        let (asks, got) = (rig.asks.clone(), got.clone());
+        async move {
+            let all = records * RECORD;
+            while got.load(Ordering::Relaxed) < all
+                && !asks.lock().unwrap().contains(&Ask::Got(Chan::STDOUT, all as u64))
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let wake = Notify::new();
+    let story = async {
+        told(1).await;
+        let [here, away] = ["in", "away"].map(|name| rig.directory.path().join(Place::Jobs.file(MSGID, name)));
+        std::fs::rename(&here, &away).unwrap();
+        let copied =
+            std::process::Command::new("cp").args(["-a".as_ref(), away.as_os_str(), here.as_os_str()]).status();
+        assert!(copied.unwrap().success());
+        more.store(whole.len(), Ordering::Relaxed);
+        told(2).await;
+        assert_eq!(std::fs::read(here.join("2/0")).unwrap(), whole, "all that is told to be held is there");
+        assert!(rig.disk.is_locked(&layout::log_in_all(MSGID)).unwrap(), "and nobody else pulls it");
+    };
+    let attended = Job::new(rig.world.clone(), MSGID).attend(&wake, |_| {});
+    tokio::select! {
+        report = attended => panic!("it goes on: {report:?}"),
+        ended = tokio::time::timeout(Duration::from_secs(60), story) => ended.expect("all of it is told in the end"),
     }
 }
 

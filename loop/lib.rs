@@ -44,6 +44,7 @@ use spool::clock::{Clock, Rng};
 use spool::crypto::SpoolKey;
 use spool::fs::Fs;
 use spool::home::{Home, Settings};
+use spool::layout::{PLUMB, Place};
 use spool::limit::Descriptors;
 use spool::name::{MsgId, Username};
 use spool::retry::Ceiling;
@@ -59,6 +60,11 @@ use tokio::sync::Notify;
 const LIVE: Duration = Duration::from_secs(600);
 /// A sender that was given a key has this long before it is asked whether it still wants it.
 const EARLY: Duration = Duration::from_secs(2);
+
+/// A `plumb` that lives has this long to take its lock anew, where that has lost its name.
+const UNSEEN: Duration = Duration::from_secs(10);
+/// A lock's file is empty; what anybody may have written into it.
+const LOCK_MAX: usize = 4 << 10;
 
 /// Everything that a step may use.
 pub struct World<N: Net> {
@@ -87,6 +93,8 @@ pub struct World<N: Net> {
     voices: Mutex<HashMap<Username, Voice>>,
     /// When an incoming message was first seen to wait for its sender.
     waiting: Mutex<HashMap<MsgId, Duration>>,
+    /// When the lock of a job's `plumb` was first found without its name.
+    unseen: Mutex<HashMap<MsgId, Duration>>,
 }
 
 /// When a peer last spoke, and who waits for it to speak again.
@@ -112,7 +120,7 @@ impl<N: Net> World<N> {
         peers: Peers,
     ) -> World<N> {
         let (peers, voices, waiting) = (RwLock::new(Arc::new(peers)), Mutex::default(), Mutex::default());
-        let (usage, gate) = (Arc::default(), Gate::new(Way::Down));
+        let (usage, gate, unseen) = (Arc::default(), Gate::new(Way::Down), Mutex::default());
         let (descriptors, roster) = (Descriptors::count(), Mutex::default());
         World {
             fs,
@@ -129,6 +137,7 @@ impl<N: Net> World<N> {
             roster,
             voices,
             waiting,
+            unseen,
         }
     }
 
@@ -175,9 +184,25 @@ impl<N: Net> World<N> {
         now < *waiting.entry(msgid).or_insert(now) + EARLY
     }
 
-    /// Forgets how long an incoming message has been waiting.
+    /// Forgets how long a message or job has been waiting.
     pub fn forget(&self, msgid: MsgId) {
-        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&msgid);
+        for waits in [&self.waiting, &self.unseen] {
+            waits.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&msgid);
+        }
+    }
+
+    /// Has the lock of a job's `plumb` been without its name for a moment only? A
+    /// `plumb` that lives takes it anew, so that it is held when it has a name
+    /// again; one that died leaves a lock behind that is free.
+    pub fn is_unseen(&self, msgid: MsgId) -> bool {
+        let (now, path) = (self.clock.now(), Place::Jobs.file(msgid, PLUMB));
+        let lock = self.fs.read_if_sound(&path, LOCK_MAX);
+        let mut unseen = self.unseen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Ok(Some(_)) = lock {
+            unseen.remove(&msgid);
+            return self.fs.is_locked(&path).unwrap_or(true);
+        }
+        now < *unseen.entry(msgid).or_insert(now) + UNSEEN
     }
 
     /// This peer spoke to us: whoever waits for it need wait no longer.

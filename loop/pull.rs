@@ -5,8 +5,8 @@
 //! as `got` with the next GET (doc/PROTOCOL.md#streams).
 
 use crate::comm::Trouble;
-use spool::fs::{Fs, Result};
-use spool::layout::{log_in, make_dirs};
+use spool::fs::{Error, Fs, Lock, Result};
+use spool::layout::{log_in, log_in_all, make_dirs};
 use spool::log::{self, Copy, CopyError, WINDOW};
 use spool::name::{Chan, MsgId, Role};
 use spool::segment::{BadSegment, End, JobKeys, Stream};
@@ -34,6 +34,8 @@ pub struct Pull {
     /// The segment whose name is durable.
     named: Option<u64>,
     meter: Meter,
+    /// The lock of the directory of all logs, held for as long as this lives.
+    lock: Option<Arc<Lock>>,
 }
 
 /// What is to be done next.
@@ -68,7 +70,14 @@ impl Pull {
         let producer = if stream.producer == Role::Sender { &keys.sender } else { &keys.recipient };
         let meter = Meter::new(Arc::default(), producer.clone(), keys.msgid, stream.chan, Bounds::default());
         let (synced, held_up, until, named) = (0, false, 0, None);
-        Ok(Pull { fs, dir, keys, stream, copy, synced, read, held_up, until, unsynced, named, meter })
+        let lock = None;
+        Ok(Pull { fs, dir, keys, stream, copy, synced, read, held_up, until, unsynced, named, meter, lock })
+    }
+
+    /// The same under the lock of whoever pulls the job's logs.
+    pub fn under(mut self, lock: Arc<Lock>) -> Pull {
+        self.lock = Some(lock);
+        self
     }
 
     /// The same, measured with all others of this process.
@@ -214,8 +223,15 @@ impl Pull {
         Some(Sync { fs, segments, dir, named, above_named, segment, offset })
     }
 
-    /// A sync is done: all below its offset is durable.
+    /// A sync is done: all below its offset is durable. An error if another
+    /// directory has got the name `in`: what came was not written there.
     pub fn synced(&mut self, sync: Synced) -> Result<()> {
+        let all = log_in_all(self.keys.msgid);
+        if let Some(lock) = &self.lock
+            && !lock.is_at(&all)?
+        {
+            return Err(Error::io("sync", &all, std::io::Error::other("the directory was replaced")));
+        }
         self.synced = self.synced.max(sync.offset);
         self.named = sync.segment;
         self.unsynced.retain(|n| Some(*n) >= sync.segment);

@@ -143,7 +143,7 @@ impl Fs for Watched {
 
 /// One home, as a loop sees it.
 pub struct Rig {
-    _directory: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
     pub disk: Arc<Watched>,
     pub world: Arc<World<Fake>>,
     pub known: Arc<Known>,
@@ -183,7 +183,7 @@ impl Rig {
         let net = Fake(Arc::new(say), pace.clone());
         let world = World::new(disk.clone(), clock.clone(), clock, net, ours, spool_key, settings, peers);
         let keys = JobKeys { secret: Key([5; 32]), sender, recipient: username, msgid: MSGID };
-        Rig { _directory: directory, disk, world: Arc::new(world), known, keys, asks, pace }
+        Rig { directory, disk, world: Arc::new(world), known, keys, asks, pace }
     }
 
     /// What we pull on a channel of a job that we asked for.
@@ -204,6 +204,8 @@ impl Rig {
             self.disk.hint(&place.file(MSGID, name), &sealed(name, text)).unwrap();
         }
         layout::make_dirs(&*self.disk, &Place::Jobs.file(MSGID, "out/1")).unwrap();
+        // As a `plumb` leaves it that has died.
+        self.disk.hint(&Place::Jobs.file(MSGID, layout::PLUMB), b"").unwrap();
         self
     }
 

@@ -3,7 +3,9 @@
 //! A stream that panicked has failed like one whose disk failed: it is named,
 //! and opened anew. One that ended by itself stays noted, and is not. All of
 //! them hold the lock of `in/`: two processes that pull one log would cut off
-//! what the other has just appended (doc/SPOOL.md#jobs).
+//! what the other has just appended (doc/SPOOL.md#jobs). Where `in/` is replaced
+//! under them, nothing more is told to be held, and all begin anew in the
+//! directory that has the name.
 
 use crate::World;
 use crate::comm::Trouble;
@@ -12,7 +14,7 @@ use crate::peers::Known;
 use crate::pull::Pull;
 use crate::stream::{Event, Stream};
 use spool::fs::{Fs, Lock};
-use spool::layout::{Place, log_in, make_dirs};
+use spool::layout::{log_in, log_in_all, make_dirs};
 use spool::limit::Reserved;
 use spool::name::{Chan, Role};
 use spool::segment::{self, JobKeys};
@@ -34,7 +36,7 @@ pub struct Streams {
     /// Channels that are pulled, or were to their end.
     known: Vec<(Chan, Id)>,
     /// That of `in/`, and the descriptors for all of it, with each task as long as it runs.
-    held: Option<Arc<(Lock, Reserved)>>,
+    held: Option<(Arc<Lock>, Arc<Reserved>)>,
     /// When bytes came last.
     moved: Moved,
     events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
@@ -48,21 +50,27 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Starts those that this producer's channels need and that do not run yet.
-    pub fn start<N: Net>(
+    /// Starts those that this producer's channels need and that do not run yet;
+    /// all of them anew, if `in/` is not the directory any more that they write to.
+    pub async fn start<N: Net>(
         &mut self,
         world: &Arc<World<N>>,
         peer: &Arc<Known>,
         keys: &JobKeys,
         producer: Role,
     ) -> Result<(), Trouble> {
-        let held = match &self.held {
+        if let Some((lock, _)) = &self.held
+            && !lock.is_at(&log_in_all(keys.msgid))?
+        {
+            self.stop().await;
+        }
+        let (lock, reserved) = match &self.held {
             Some(held) => held.clone(),
             None => {
                 let channels = producer.produces().len();
                 let reserved = world.descriptors.reserve(LOCK + channels * EACH).ok_or_else(shortage)?;
                 self.moved.now();
-                self.held.insert(Arc::new((lock(&*world.fs, keys)?, reserved))).clone()
+                self.held.insert((Arc::new(lock(&*world.fs, keys)?), Arc::new(reserved))).clone()
             }
         };
         for &chan in producer.produces() {
@@ -71,13 +79,12 @@ impl Streams {
                 continue;
             }
             let pull = Pull::open(world.fs.clone(), keys.clone(), segment::Stream { chan, producer })?;
-            let pull = pull.measured(&world.usage);
-            let events = self.events.0.clone();
-            let stream = Stream::new(world.clone(), peer.clone(), pull, events, self.moved.clone());
-            let held = held.clone();
+            let pull = pull.measured(&world.usage).under(lock.clone());
+            let stream = Stream::new(world.clone(), peer.clone(), pull, self.events.0.clone(), self.moved.clone());
+            let reserved = reserved.clone();
             let task = self.tasks.spawn(async move {
                 stream.run().await;
-                drop(held);
+                drop(reserved);
             });
             self.known.push((chan, task.id()));
         }
@@ -152,7 +159,7 @@ pub fn shortage() -> Trouble {
 
 /// The lock of whoever pulls a job's logs.
 fn lock(fs: &dyn Fs, keys: &JobKeys) -> Result<Lock, Trouble> {
-    let dir = Place::Jobs.file(keys.msgid, "in");
+    let dir = log_in_all(keys.msgid);
     make_dirs(fs, &dir)?;
     let lock = fs.lock_dir(&dir, Duration::from_millis(20))?;
     lock.ok_or_else(|| Trouble::new("lock", "another process pulls its logs"))

@@ -12,7 +12,7 @@ use serde::Serialize;
 use spool::atomic::{Disk, SICK};
 use spool::fs::{Fs, is_hidden};
 use spool::home::{Dial, Home, Policy, Settings};
-use spool::layout::{DIRECTORIES, Place};
+use spool::layout::{DIRECTORIES, Place, has_daemon};
 use spool::name::{MsgId, PeerName, Username};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -274,7 +274,7 @@ fn spool(home: &Home, settings: &Settings) -> Vec<Finding> {
         Ok(text) => Finding::disk("sync", String::from_utf8_lossy(&text).trim_end())
             .hint("the disk lost writes: check it, then start the daemon anew"),
     });
-    match disk.is_locked("daemon") {
+    match has_daemon(&disk) {
         Ok(true) => findings.extend(probe::alive(&disk)),
         Ok(false) => {
             findings.push(Finding::warn("daemon", "does not run, so nothing moves").hint("netplumb daemon"));
@@ -392,7 +392,11 @@ mod tests {
     fn who_looks_after_the_spool_and_what_waits_for_a_person_is_told() {
         let hand = tidy();
         assert_eq!(level(&hand, "daemon")[0].0, Level::Warn);
-        let lock = hand.view.fs.lock_file("daemon", std::time::Duration::ZERO).unwrap();
+        // A FIFO with the name of an earlier lock says nothing, and is not waited for.
+        let fifo = hand.view.home.spool.join("daemon");
+        rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(level(&hand, "daemon")[0].0, Level::Warn);
+        let lock = hand.view.fs.lock_dir(spool::layout::SPOOL, std::time::Duration::ZERO).unwrap();
         let door = alive::Door::open(&hand.view.fs).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {

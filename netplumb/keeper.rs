@@ -29,6 +29,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ages: settings.ages(),
         user: account.name.clone(),
         settings: settings.clone(),
+        processes: process::PROCESSES,
     };
     process::keep(&site, &home.spool, &account, args.msgid, &|username| known(&home, &settings, username))?;
     Ok(())

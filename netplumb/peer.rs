@@ -262,7 +262,7 @@ fn remove(home: &Home, name: &PeerName, dry_run: bool) -> anyhow::Result<()> {
     home.username()?;
     let none = || fail(fail::NO_PEER, format!("there is no peer {name}"));
     let dir = home.config.join("peers").join(name.as_str());
-    if dry_run && !dir.exists() {
+    if dry_run && !spool::home::is_there(&dir)? {
         return Err(none());
     }
     let known = home.peer(name).ok().flatten().map(|peer| peer.username);

@@ -18,7 +18,8 @@ use std::time::Duration;
 /// Certificates, private keys, username: all there, and of one identity.
 pub fn identity(home: &Home) -> Vec<Finding> {
     let (certs, private) = (home.config.join("certs"), home.config.join("private"));
-    if !certs.exists() && !private.exists() {
+    let missing = |path: &Path| matches!(path.try_exists(), Ok(false));
+    if missing(&certs) && missing(&private) {
         let text = format!("there is none in {}", home.config.display());
         return vec![Finding::bad("identity", text).hint("netplumb keygen")];
     }

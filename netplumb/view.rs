@@ -10,8 +10,8 @@ use spool::atomic::Disk;
 use spool::clock;
 use spool::crypto::SpoolKey;
 use spool::fs::Fs;
-use spool::home::{Error, Home, Policy};
-use spool::layout::{Owner, Place};
+use spool::home::{Error, Home, Policy, is_there};
+use spool::layout::{self, Owner, Place};
 use spool::name::{MsgId, PeerName, Role, Username};
 use spool::segment::JobKeys;
 use spool::standing::{self, ASIDE, Unfound, id_of};
@@ -25,8 +25,6 @@ use std::time::Duration;
 const SHORT: usize = 12;
 /// How long a listing waits for the daemon's word.
 const ANSWER_WAIT: Duration = Duration::from_millis(300);
-/// The file whose lock the daemon holds.
-const DAEMON: &str = "daemon";
 
 /// A home, looked at.
 pub struct View {
@@ -69,8 +67,8 @@ impl View {
 
     /// Looks at this home.
     pub fn of(home: Home) -> anyhow::Result<Option<View>> {
-        if !home.spool.exists() {
-            return match home.config.join("certs/username").exists() {
+        if !is_there(&home.spool)? {
+            return match is_there(&home.config.join("certs/username"))? {
                 true => Ok(None),
                 false => Err(Error::NoIdentity(home.config).into()),
             };
@@ -117,7 +115,7 @@ impl View {
 
     /// Does a daemon run? Unknown counts as no.
     pub fn has_daemon(&self) -> bool {
-        self.fs.is_locked(DAEMON).unwrap_or(false)
+        layout::has_daemon(&*self.fs).unwrap_or(false)
     }
 
     /// Names those of daemon, service and loop that do not live as they should.
@@ -326,8 +324,13 @@ pub mod tests {
         assert!(View::of(home.clone()).is_err());
         std::fs::create_dir_all(home.config.join("certs")).unwrap();
         std::fs::write(home.config.join("certs/username"), "x").unwrap();
-        assert!(View::of(home).unwrap().is_none());
+        assert!(View::of(home.clone()).unwrap().is_none());
         assert!(!directory.path().join("spool").exists(), "looking makes nothing");
+        std::fs::remove_file(home.config.join("certs/username")).unwrap();
+        // A link to itself is there, and cannot be read.
+        std::os::unix::fs::symlink(&home.spool, &home.spool).unwrap();
+        let error = View::of(home).err().expect("it cannot be looked at");
+        assert!(error.to_string().contains("/spool: "), "no word of keygen: {error}");
     }
 
     #[test]

@@ -12,12 +12,13 @@ use crate::begin::{Job, home_failed};
 use crate::bell::Over;
 use crate::ending::{Ending, Reason};
 use crate::input::Blocked;
+use crate::presence::Presence;
 use crate::screen::Screen;
 use crate::{deliver, input, listen, threads_failed};
 use job::submit;
-use spool::fs::{Fs, Lock};
+use spool::fs::Fs;
 use spool::home::Home;
-use spool::layout::{ALONG, Owner, PLUMB, Place, log_out};
+use spool::layout::{Owner, log_out};
 use spool::name::{Chan, MsgId, Role as Side};
 use spool::outcome::Outcome;
 use spool::standing::{self, NOWHERE, SECRET_LOST, Standing, Unfound};
@@ -25,13 +26,6 @@ use spool::usage::Bounds;
 use spool::{log, look};
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Who only looks whether somebody has a job holds its lock for a moment.
-const LOOKERS: Duration = Duration::from_millis(300);
-
-/// So many who read along keep a job from being forgotten under them.
-const ALONG_MAX: u32 = 64;
 
 /// Attends to the job that is wished for.
 pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<Ending, Ending> {
@@ -54,8 +48,8 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     let settings = home.settings().map_err(home_failed)?;
     let bounds = known.map_or_else(Bounds::default, |peer| Bounds::new(&settings, &peer.policy.quota));
 
-    let lock = fs.lock_file(&Place::Jobs.file(msgid, PLUMB), LOOKERS).map_err(failed)?;
-    let role = if lock.is_some() { Role::Again } else { Role::Along };
+    let alone = Presence::take(fs.clone(), msgid).map_err(failed)?;
+    let role = if alone.is_some() { Role::Again } else { Role::Along };
     let (bell, events) = listen()?;
     let over = || Over::new().map_err(threads_failed);
     let (root, over, unread) = (home.spool, over()?, over()?);
@@ -63,7 +57,10 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     let job = Job { fs, root, keys, compress: false, producer: None, over, unread, bounds, blocked };
     let ended = log::ended_at(&*job.fs, &log_out(msgid, Chan::STDIN)).map_err(failed)?.is_some();
     let feeds = role == Role::Again && !ended && !request.no_input;
-    let along = if role == Role::Along { place_along(&*job.fs, msgid).map_err(failed)? } else { None };
+    let mut presence = match alone {
+        None => Presence::along(job.fs.clone(), msgid).map_err(failed)?,
+        alone => alone,
+    };
     if role == Role::Along {
         screen.note("another plumb has this job: its output is read along, nothing is sent");
     }
@@ -75,19 +72,11 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
         input::start(&job, &bell, false).map_err(threads_failed)?;
     }
     deliver(&job, &bell, screen, role, wish.offset)?;
-    let ending = attend::attend(&job, &peer, Stance { role, feeds, now: false }, screen, &events);
-    std::mem::forget((lock, along));
+    let stance = Stance { role, feeds, now: false };
+    let ending = attend::attend(&job, presence.as_mut(), &peer, stance, screen, &events);
+    // The locks end with the process.
+    std::mem::forget(presence);
     Ok(ending)
-}
-
-/// A place among those who read along, and its lock; `None` if there are too many.
-fn place_along(fs: &dyn Fs, msgid: MsgId) -> spool::fs::Result<Option<Lock>> {
-    for n in 0..ALONG_MAX {
-        if let Some(lock) = fs.lock_file(&Place::Jobs.file(msgid, &format!("{ALONG}{n}")), Duration::ZERO)? {
-            return Ok(Some(lock));
-        }
-    }
-    Ok(None)
 }
 
 fn disk_failed(error: spool::fs::Error) -> Ending {

@@ -11,6 +11,7 @@ use crate::bell::{Event, Events};
 use crate::ending::{Ending, Reason, stream_name};
 use crate::input::InputEnd;
 use crate::output::Delivered;
+use crate::presence::Presence;
 use crate::progress::Progress;
 use crate::screen::{Screen, one_line};
 use crate::signals;
@@ -43,8 +44,15 @@ const VANISHED_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for the end of a job, or until it can be left. What is delivered and
 /// fed has its own threads already.
-pub fn attend(job: &Job, peer: &str, stance: Stance, screen: &Screen, events: &Events) -> Ending {
-    let ending = match Attendant::new(job, peer, stance, screen, events) {
+pub fn attend(
+    job: &Job,
+    presence: Option<&mut Presence>,
+    peer: &str,
+    stance: Stance,
+    screen: &Screen,
+    events: &Events,
+) -> Ending {
+    let ending = match Attendant::new(job, presence, peer, stance, screen, events) {
         Ok(attendant) => attendant.run(),
         Err(error) => Ending::failed(Reason::Disk, error),
     };
@@ -54,6 +62,8 @@ pub fn attend(job: &Job, peer: &str, stance: Stance, screen: &Screen, events: &E
 
 struct Attendant<'a> {
     job: &'a Job,
+    /// Our place at the job; none, if too many read along.
+    presence: Option<&'a mut Presence>,
     peer: &'a str,
     stance: Stance,
     screen: &'a Screen,
@@ -105,6 +115,7 @@ impl Output {
 impl<'a> Attendant<'a> {
     fn new(
         job: &'a Job,
+        presence: Option<&'a mut Presence>,
         peer: &'a str,
         stance: Stance,
         screen: &'a Screen,
@@ -115,9 +126,13 @@ impl<'a> Attendant<'a> {
         for directory in [Place::Jobs.dir(job.msgid()), Place::Queue.dir(job.msgid()), heard.clone()] {
             watch.add(&job.root.join(directory));
         }
+        if let Some(presence) = &presence {
+            watch.add(&job.root.join(presence.path()));
+        }
         let listener = Listener::new(Reader::open(job.spool(), &heard, job.keys.clone(), stream)?);
         Ok(Attendant {
             job,
+            presence,
             peer,
             stance,
             screen,
@@ -152,7 +167,7 @@ impl<'a> Attendant<'a> {
             }
             self.speak();
             self.look_at_message();
-            if let Some(ending) = self.leaves().or_else(|| self.fails_now()) {
+            if let Some(ending) = self.is_ousted().or_else(|| self.leaves()).or_else(|| self.fails_now()) {
                 return ending;
             }
             self.remind();

@@ -7,6 +7,7 @@
 use crate::args::Request;
 use crate::bell::{Bell, Event, Events, Over};
 use crate::ending::{Ending, Reason};
+use crate::presence::Presence;
 use crate::producer::Producer;
 use crate::screen::Screen;
 use crate::why::{Why, is_daemon_alive};
@@ -120,14 +121,14 @@ pub(crate) fn home_failed(error: spool::home::Error) -> Ending {
 
 /// Makes the job and queues it, waiting while the disk has no room. Its input
 /// is read from the moment when it has a directory. The job is ours as long as
-/// the second value lives.
+/// the presence lives.
 pub fn queue(
     ready: Ready,
     request: &Request,
     screen: &Screen,
     bell: &Bell,
     events: &Events,
-) -> Result<(Job, Submitted), Ending> {
+) -> Result<(Job, Option<Presence>), Ending> {
     let compress = request.compress || ready.compress;
     let start = Start {
         argv: request.words.clone(),
@@ -138,15 +139,17 @@ pub fn queue(
         compress,
         priority: request.priority,
     };
-    let mut room = Room { ready: &ready, host: &request.host, screen, events, told: None };
+    let mut room = Room { ready: &ready, host: &request.host, screen, events, told: None, presence: None };
     let (submitted, prepared) =
         room.patiently(|fs| submit::prepare(fs, &ready.spool_key, &ready.ours, &ready.theirs, &start))?;
+    let Submitted { keys, lock } = submitted;
+    room.presence = Some(Presence::made(ready.fs.clone(), keys.msgid, lock));
     if request.detach {
         // Until all input is here nobody takes what comes of it.
-        room.patiently(|fs| submit::keep_output(fs, submitted.keys.msgid))?;
+        room.patiently(|fs| submit::keep_output(fs, keys.msgid))?;
     }
     let over = || Over::new().map_err(|error| Ending::failed(Reason::Disk, error));
-    let (fs, root, keys) = (ready.fs.clone(), ready.root.clone(), submitted.keys.clone());
+    let (fs, root) = (ready.fs.clone(), ready.root.clone());
     let producer = request.from.as_deref().map(Producer::start).transpose();
     let no_producer = |error| Ending::failed(Reason::NotStarted, format_args!("cannot start the producer: {error}"));
     let producer = producer.map_err(no_producer)?.map(Arc::new);
@@ -159,7 +162,7 @@ pub fn queue(
     }
     room.patiently(|fs| prepared.queue(fs)).map_err(|ending| ending.for_job(job.msgid()))?;
     screen.detail(format_args!("job {} is queued for {}", job.msgid(), request.host));
-    Ok((job, submitted))
+    Ok((job, room.presence))
 }
 
 /// Nobody can type into a job that is left alone.
@@ -178,6 +181,8 @@ struct Room<'a> {
     screen: &'a Screen,
     events: &'a Events,
     told: Option<Why>,
+    /// Our place at the job, once there is one.
+    presence: Option<Presence>,
 }
 
 impl Room<'_> {
@@ -213,6 +218,8 @@ impl Room<'_> {
             self.told = Some(why);
         }
         spool::wait::poll_readable(&[self.events.fd()], ROOM_EVERY);
+        // Another that has our place is found when the job is attended to.
+        self.presence.as_mut().map(Presence::keep);
         while let Some(event) = self.events.take() {
             if let Event::Signal(signal, _) = event {
                 let what = format!("{} while it waited here; it was not started", signals::name(signal));

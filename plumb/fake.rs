@@ -47,7 +47,7 @@ struct Daemon {
 
 impl Daemon {
     fn start(fs: &Disk) -> Daemon {
-        let lock = fs.lock_file("daemon", Duration::ZERO).unwrap().expect("nobody else holds it");
+        let lock = fs.lock_dir(layout::SPOOL, Duration::ZERO).unwrap().expect("nobody else holds it");
         let door = Arc::new(Door::open(fs).unwrap());
         let fine = alive::Child { pid: Some(std::process::id()), ..Default::default() };
         let life = Life { pid: std::process::id(), service: fine.clone(), r#loop: fine };

@@ -71,7 +71,7 @@ mod tests {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut health = Health::new(start);
         assert_eq!(health.look(&disk, start), Some(Trouble::NoDaemon));
-        let _lock = disk.lock_file("daemon", Duration::ZERO).unwrap();
+        let _lock = disk.lock_dir(spool::layout::SPOOL, Duration::ZERO).unwrap();
         let door = Door::open(&disk).unwrap();
         assert_eq!(health.look(&disk, start), None);
         assert_eq!(health.look(&disk, start + second), None, "it is asked");

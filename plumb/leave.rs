@@ -2,6 +2,7 @@
 
 use super::Attendant;
 use crate::ending::{Ending, Reason};
+use crate::presence::Seen;
 use crate::signals;
 use crate::why::Why;
 use job::submit;
@@ -39,6 +40,17 @@ impl Attendant<'_> {
     pub(super) fn may_leave(&self, signal: i32) -> bool {
         let typed = || self.job.producer.is_none() && std::io::stdin().is_terminal();
         signal == signals::INTERRUPT && (!self.stance.feeds || typed())
+    }
+
+    /// Sees to it that others see us; an ending, if another `plumb` has our place.
+    pub(super) fn is_ousted(&mut self) -> Option<Ending> {
+        let presence = self.presence.as_mut()?;
+        let seen = presence.keep();
+        if seen == Seen::Again {
+            self.watch.add(&self.job.root.join(presence.path()));
+        }
+        let what = "another plumb has this job now; it goes on without us";
+        (seen == Seen::Ousted).then(|| Ending::failed(Reason::Detached, what))
     }
 
     /// Leaves the job to itself; it needs us no more.

@@ -22,6 +22,7 @@ mod health;
 mod help;
 mod input;
 mod output;
+mod presence;
 mod producer;
 mod progress;
 mod screen;
@@ -73,19 +74,19 @@ fn attempt(request: &Request, screen: &Arc<Screen>) -> Result<Ending, Ending> {
     let ready = begin::ready(&request.host)?;
     let (bell, events) = listen()?;
     // The lock says that somebody waits for this job; it ends with the process.
-    let (job, lock) = begin::queue(ready, request, screen, &bell, &events)?;
+    let (job, mut presence) = begin::queue(ready, request, screen, &bell, &events)?;
     let role = if request.detach { Role::Leaving } else { Role::First };
     if role == Role::First {
         deliver(&job, &bell, screen, role, None)?;
     }
     let stance = Stance { role, feeds: true, now: request.now };
-    let ending = attend::attend(&job, &request.host, stance, screen, &events);
+    let ending = attend::attend(&job, presence.as_mut(), &request.host, stance, screen, &events);
     if let Some(producer) = &job.producer {
         // However it ends from here on, that changes nothing any more.
         job.unread.declare();
         producer.end();
     }
-    std::mem::forget(lock);
+    std::mem::forget(presence);
     if ending == Ending::left().for_job(job.msgid()) && print(&format!("{}\n", job.msgid())) != 0 {
         screen.say(format_args!("job {}: cannot write its id to stdout", job.msgid()));
     }

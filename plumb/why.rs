@@ -4,12 +4,9 @@
 use spool::alive::Trouble;
 use spool::facts::Facts;
 use spool::fs::Fs;
-use spool::layout::{Place, WHY};
+use spool::layout::{self, Place, WHY};
 use spool::name::MsgId;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// The file whose lock the daemon holds for its life.
-const DAEMON: &str = "daemon";
 
 /// Why a job does not go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +116,7 @@ impl Why {
 /// Does a daemon look after this spool?
 pub fn is_daemon_alive(fs: &dyn Fs) -> bool {
     // If one cannot tell, nothing is claimed.
-    fs.is_locked(DAEMON).unwrap_or(true)
+    layout::has_daemon(fs).unwrap_or(true)
 }
 
 /// Seconds of the wall clock: `next_at` is one, made to be shown and nothing else.

@@ -8,9 +8,8 @@
 //! next start. A file that cannot be opened for want of a descriptor is sound.
 
 use crate::fs::{Entry, Error, Free, Fs, Kind, Lock, LogFile, Result, Stat, is_hidden};
-use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW,
-};
+use crate::lock;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::fs::{fdatasync, fsync};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
@@ -20,7 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A directory that is held open; all paths are below it.
 pub struct Disk {
@@ -111,7 +110,7 @@ impl Disk {
             other => other?,
         };
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(verb, path, errno))?;
-        if kind(stat.st_mode) != Kind::File || !is_ours(&stat) {
+        if !is_our_file(&stat) {
             return Err(odd());
         }
         Ok((File::from(fd), stat.st_size as u64))
@@ -182,20 +181,31 @@ impl Disk {
         rustix::io::retry_on_intr(sync).map_err(|errno| unsynced(&self.root, path, errno.into()))
     }
 
-    fn locked(&self, path: &str, flags: OFlags, wait: Duration) -> Result<Option<Lock>> {
-        let until = Instant::now() + wait;
+    /// Opens a file that is to be locked. An absent one is made, and has the lock
+    /// when it gets its name, so nobody ever finds it free. A thing that has the
+    /// name and can be no file of ours is moved aside.
+    fn lockable(&self, path: &str) -> Result<OwnedFd> {
         loop {
-            let fd = self.fd("lock", path, flags)?;
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                // A lock on a directory that has just left its name is nobody's.
-                Ok(()) if is_name_of(&self.root, path, &fd)? => return Ok(Some(Box::new(fd))),
-                Ok(()) | Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(Error::io("lock", path, errno)),
+            match find(&self.root, "lock", path)? {
+                Some(stat) if is_our_file(&stat) => match self.fd("lock", path, OFlags::RDWR | OFlags::NONBLOCK) {
+                    Err(error) if error.is_absent() => {}
+                    other => return other,
+                },
+                Some(_) => self.aside(path)?,
+                None => {}
             }
-            if Instant::now() >= until {
-                return Ok(None);
+            let hidden = temporary(path);
+            let fd = self.fd("lock", &hidden, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+            let locked = lock::try_now(path, &fd);
+            match locked.and_then(|_| self.renamed("lock", &hidden, path, RenameFlags::NOREPLACE)) {
+                Ok(()) => return Ok(fd),
+                Err(error) => {
+                    let _ = rustix::fs::unlinkat(&self.root, &hidden, AtFlags::empty());
+                    if !error.is_taken() {
+                        return Err(error);
+                    }
+                }
             }
-            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -302,11 +312,8 @@ impl Fs for Disk {
     }
 
     fn stat(&self, path: &str) -> Result<Option<Stat>> {
-        match rustix::fs::statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Stat { kind: kind(stat.st_mode), size: stat.st_size as u64 })),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(errno) => Err(Error::io("look at", path, errno)),
-        }
+        let found = find(&self.root, "look at", path)?;
+        Ok(found.map(|stat| Stat { kind: kind(stat.st_mode), size: stat.st_size as u64 }))
     }
 
     fn list(&self, path: &str) -> Result<Vec<Entry>> {
@@ -340,32 +347,15 @@ impl Fs for Disk {
     }
 
     fn lock_dir(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
-        self.locked(path, OFlags::RDONLY | OFlags::DIRECTORY, wait)
+        lock::take(&self.root, path, wait, || self.fd("lock", path, OFlags::RDONLY | OFlags::DIRECTORY))
     }
 
     fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
-        match self.locked(path, flags, wait) {
-            Err(Error::Io { source, .. }) if is_odd(&source) => {
-                self.aside(path)?;
-                self.locked(path, flags, wait)
-            }
-            other => other,
-        }
+        lock::take(&self.root, path, wait, || self.lockable(path))
     }
 
     fn is_locked(&self, path: &str) -> Result<bool> {
-        let fd = match self.fd("lock", path, OFlags::RDONLY | OFlags::NONBLOCK) {
-            Err(error) if error.is_absent() => return Ok(false),
-            // Nobody of ours locks a link or a socket.
-            Err(Error::Io { source, .. }) if is_odd(&source) => return Ok(false),
-            other => other?,
-        };
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(errno) => Err(Error::io("lock", path, errno)),
-        }
+        lock::is_taken(&self.root, path, || self.fd("lock", path, OFlags::RDONLY | OFlags::NONBLOCK))
     }
 
     fn touch(&self, path: &str) -> Result<()> {
@@ -493,6 +483,16 @@ fn is_ours(stat: &rustix::fs::Stat) -> bool {
     stat.st_uid == rustix::process::geteuid().as_raw()
 }
 
+/// Can this be a file that one of ours made?
+fn is_our_file(stat: &rustix::fs::Stat) -> bool {
+    kind(stat.st_mode) == Kind::File && is_ours(stat)
+}
+
+/// Can this have a lock of one of ours?
+pub(crate) fn is_lockable(stat: &rustix::fs::Stat) -> bool {
+    kind(stat.st_mode) == Kind::Dir || is_our_file(stat)
+}
+
 /// Did an open fail because the name leads to a link, a directory, a socket, or a device that is not there?
 fn is_odd(error: &std::io::Error) -> bool {
     const ODD: [Errno; 4] = [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV];
@@ -542,15 +542,19 @@ fn worse(one: Result<()>, other: Result<()>) -> Result<()> {
     if other.as_ref().is_err_and(Error::is_unsynced) { other } else { one.and(other) }
 }
 
-/// Does `path` lead to the file that is open as `fd`?
-fn is_name_of(root: &OwnedFd, path: &str, fd: impl AsFd) -> Result<bool> {
+/// Looks at what has this name, without opening it or following a link; `None` if nothing has.
+pub(crate) fn find(root: &OwnedFd, verb: &'static str, path: &str) -> Result<Option<rustix::fs::Stat>> {
     let name = if path.is_empty() { "." } else { path };
-    let trouble = |errno| Error::io("look at", path, errno);
-    let named = match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
-        other => other.map_err(trouble)?,
-    };
-    let open = rustix::fs::fstat(fd).map_err(trouble)?;
+    match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        other => other.map(Some).map_err(|errno| Error::io(verb, path, errno)),
+    }
+}
+
+/// Does `path` lead to the file that is open as `fd`?
+pub(crate) fn is_name_of(root: &OwnedFd, path: &str, fd: impl AsFd) -> Result<bool> {
+    let Some(named) = find(root, "look at", path)? else { return Ok(false) };
+    let open = rustix::fs::fstat(fd).map_err(|errno| Error::io("look at", path, errno))?;
     Ok(named.st_ino == open.st_ino && named.st_dev == open.st_dev)
 }
 

@@ -1,6 +1,8 @@
 //! The verbs on a real disk.
 
 use super::*;
+use crate::fs::ODD;
+use std::os::unix::fs::PermissionsExt;
 
 fn disk() -> (tempfile::TempDir, Disk) {
     let directory = tempfile::tempdir().unwrap();
@@ -199,12 +201,80 @@ fn a_lock_keeps_others_out_and_not_ourselves_after_removal() {
 fn a_lock_that_cannot_be_looked_at_is_an_error() {
     let (_directory, disk) = disk();
     disk.make_dir("d").unwrap();
-    let fd = open_beneath(&disk.root, "d", OFlags::RDONLY).unwrap();
-    assert!(is_name_of(&disk.root, "d", &fd).unwrap());
+    let lock = disk.lock_dir("d", Duration::ZERO).unwrap().unwrap();
+    assert!(lock.is_at("d").unwrap());
     disk.make_dir("e").unwrap();
-    assert!(!is_name_of(&disk.root, "e", &fd).unwrap());
-    assert!(is_name_of(&disk.root, &"x".repeat(300), &fd).is_err());
-    assert!(!is_name_of(&disk.root, "gone", &fd).unwrap());
+    assert!(!lock.is_at("e").unwrap());
+    assert!(lock.is_at(&"x".repeat(300)).is_err());
+    assert!(!lock.is_at("gone").unwrap());
+}
+
+/// A holder could not know that others see no lock any more.
+#[test]
+fn a_lock_knows_whether_its_name_was_lost_and_can_be_taken_anew() {
+    let (directory, disk) = disk();
+    let at = |name: &str| directory.path().join(name);
+    let ways: [fn(&std::path::Path); 4] = [
+        |path| std::fs::remove_file(path).unwrap(),
+        |path| std::fs::rename(path, path.with_extension("away")).unwrap(),
+        |path| drop(std::fs::remove_file(path).and_then(|()| std::fs::write(path, b""))),
+        |path| drop(std::fs::remove_file(path).and_then(|()| std::fs::create_dir(path))),
+    ];
+    for (n, lose) in ways.into_iter().enumerate() {
+        let name = format!("lock{n}");
+        let held = disk.lock_file(&name, Duration::ZERO).unwrap().unwrap();
+        assert!(held.is_at(&name).unwrap() && disk.is_locked(&name).unwrap());
+        lose(&at(&name));
+        assert!(!held.is_at(&name).unwrap(), "way {n} is noticed");
+        assert!(!disk.is_locked(&name).unwrap(), "way {n}: others see no lock");
+        let anew = disk.lock_file(&name, Duration::ZERO).unwrap().expect("it is free");
+        assert!(anew.is_at(&name).unwrap() && disk.is_locked(&name).unwrap(), "way {n} is healed");
+        assert!(!held.is_at(&name).unwrap());
+    }
+}
+
+/// `cp -al` gives every file a second name, and `chmod` may go wrong.
+#[test]
+fn a_lock_with_a_second_name_or_another_mode_is_held_as_before() {
+    let (directory, disk) = disk();
+    let at = |name: &str| directory.path().join(name);
+    let held = disk.lock_file("lock", Duration::ZERO).unwrap().unwrap();
+    std::fs::hard_link(at("lock"), at("second")).unwrap();
+    std::fs::set_permissions(at("lock"), PermissionsExt::from_mode(0)).unwrap();
+    assert!(held.is_at("lock").unwrap() && disk.is_locked("lock").unwrap());
+    assert!(disk.lock_file("lock", Duration::ZERO).unwrap().is_none());
+}
+
+/// A FIFO in the place of a lock blocked whoever asked, for ever.
+#[test]
+fn what_can_be_no_lock_of_ours_counts_as_none_and_makes_way() {
+    let (directory, disk) = disk();
+    let at = |name: &str| directory.path().join(name);
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, FILE, 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    std::fs::write(at("file"), b"").unwrap();
+    std::os::unix::fs::symlink("file", at("link")).unwrap();
+    std::os::unix::fs::symlink("nothing", at("dangling")).unwrap();
+    std::fs::create_dir_all(at("directory/with something")).unwrap();
+    for name in ["fifo", "socket", "link", "dangling", "directory"] {
+        assert!(!disk.is_locked(name).unwrap(), "{name}");
+        let lock = disk.lock_file(name, Duration::ZERO).unwrap().expect(name);
+        assert!(lock.is_at(name).unwrap() && disk.is_locked(name).unwrap(), "{name}");
+    }
+    assert_eq!(disk.list(ODD).unwrap().len(), 5, "each is kept");
+}
+
+#[test]
+fn a_directory_that_is_held_open_is_locked_by_no_name() {
+    let (directory, disk) = disk();
+    assert!(!disk.is_locked("").unwrap());
+    let held = disk.lock_dir("", Duration::ZERO).unwrap().unwrap();
+    let (here, away) = (directory.path().to_path_buf(), directory.path().with_extension("away"));
+    std::fs::rename(&here, &away).unwrap();
+    let moved = Disk::open(&away).unwrap();
+    assert!(held.is_at("").unwrap() && moved.is_locked("").unwrap());
+    assert!(moved.lock_dir("", Duration::ZERO).unwrap().is_none());
+    std::fs::rename(&away, &here).unwrap();
 }
 
 #[test]

@@ -12,9 +12,12 @@ use crate::log::hint;
 use crate::name::{MsgId, decimal};
 use crate::phase::Mark;
 
+/// The file whose lock the daemon of format 1 holds.
+const DAEMON: &str = "daemon";
+
 /// Does a process of an older netplumb work on it?
 pub(crate) fn is_in_use(fs: &dyn Fs) -> Result<bool> {
-    if fs.is_locked("daemon")? {
+    if fs.is_locked(DAEMON)? {
         return Ok(true);
     }
     for msgid in Place::Jobs.ids(fs)? {
@@ -35,6 +38,7 @@ pub(crate) fn convert(fs: &dyn Fs) -> Result<u64> {
     for entry in fs.list("notices")?.iter().filter(|entry| !is_hidden(&entry.name)) {
         facts(fs, &format!("notices/{}", entry.name))?;
     }
+    fs.remove(DAEMON)?;
     match old_number(fs, crate::clock::CLOCK)? {
         Some(uptime) => {
             Facts::new().with("uptime", uptime).hint(fs, crate::clock::CLOCK)?;
@@ -151,7 +155,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let home = old_home(directory.path());
         let disk = crate::atomic::Disk::open(&home.spool).unwrap();
-        let _lock = disk.lock_file("daemon", Duration::ZERO).unwrap();
+        let _lock = disk.lock_file(DAEMON, Duration::ZERO).unwrap();
         assert!(matches!(home.prepare_spool(), Err(Error::Foreign(Foreign::Format { found: 1, .. }))));
         assert_eq!(std::fs::read(home.spool.join("clock")).unwrap(), b"31536000\n");
     }

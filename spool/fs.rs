@@ -8,6 +8,7 @@
 
 use rustix::io::Errno;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// What went wrong on the disk, and with which file.
@@ -162,8 +163,18 @@ pub struct Free {
     pub inodes: u64,
 }
 
-/// Held until dropped; gone with the process.
-pub type Lock = Box<dyn std::any::Any + Send + Sync>;
+/// A lock: held until it is dropped, gone with its process. Others see it by
+/// its name, and a name can be lost.
+pub trait Held: Send + Sync {
+    /// Does this path name what is locked? If not (it was removed, renamed or
+    /// replaced), others see no lock there, and may take another one.
+    fn is_at(&self, path: &str) -> Result<bool>;
+    /// The descriptor that holds the lock, for a child that is to hold it too; `None` on a simulated disk.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// A lock of either disk.
+pub type Lock = Box<dyn Held>;
 
 /// The verbs. `Disk` is the real one.
 pub trait Fs: Send + Sync {
@@ -209,9 +220,12 @@ pub trait Fs: Send + Sync {
     fn open_log(&self, path: &str) -> Result<Box<dyn LogFile>>;
     /// Takes the lock of a directory that exists; `None` if another has it for all of `wait`.
     fn lock_dir(&self, path: &str, wait: Duration) -> Result<Option<Lock>>;
-    /// Takes the lock of a file, made if absent; `None` if another has it for all of `wait`.
+    /// Takes the lock of a file, made if absent; `None` if another has it for all
+    /// of `wait`. A thing that has the name and can be no lock of ours (a directory,
+    /// a link, a socket) gets a hidden name first.
     fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>>;
-    /// Does somebody hold the lock of this file or directory? Not, if it is absent.
+    /// Does somebody hold the lock of this file or directory? Not, if it is
+    /// absent, or can be no lock of ours. Never waits, whatever has the name.
     /// Asking never keeps another asker out, but may make a taker try again.
     fn is_locked(&self, path: &str) -> Result<bool>;
     /// Wakes whoever watches the parent of this directory.

@@ -100,8 +100,9 @@ impl Home {
     pub fn check_config(&self) -> Result<()> {
         self.username()?;
         let private = self.config.join("private");
-        let inside = std::fs::read_dir(&private).map_err(|source| Error::Io { path: private.clone(), source })?;
-        let files = inside.filter_map(|entry| Some(entry.ok()?.path()));
+        let inside = std::fs::read_dir(&private).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        let inside = inside.map_err(|source| Error::Io { path: private.clone(), source })?;
+        let files = inside.iter().map(std::fs::DirEntry::path);
         for path in [self.config.clone(), private.clone()].into_iter().chain(files) {
             check_private(&path)?;
         }
@@ -133,6 +134,14 @@ impl Home {
         std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })
     }
 
+    /// The same; `None` if there is no such file. A file that cannot be read for another reason is there.
+    fn read_if_there(&self, path: &Path) -> Result<Option<String>> {
+        match self.read(path) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// What `netplumb.toml` says, with defaults for what it does not.
     pub fn settings(&self) -> Result<Settings> {
         let path = self.config.join("netplumb.toml");
@@ -143,11 +152,9 @@ impl Home {
     pub fn peer(&self, name: &PeerName) -> Result<Option<Peer>> {
         let dir = self.config.join("peers").join(name.as_str());
         let path = dir.join("username");
-        let Some(username) = self.read_if_there(&path)? else { return Ok(None) };
-        let username = username
-            .trim()
-            .parse()
-            .map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })?;
+        let Some(text) = self.read_if_there(&path)? else { return Ok(None) };
+        let username =
+            text.trim().parse().map_err(|bad: crate::name::BadName| Error::Config { path, what: bad.to_string() })?;
         let path = dir.join("peer.toml");
         let text = self.read_if_there(&path)?.unwrap_or_default();
         let (policy, digest) = (parse(&path, &text)?, Digest::of(text.as_bytes()));
@@ -161,15 +168,11 @@ impl Home {
         roster.read(self).iter().for_each(complain);
         roster.into_peers()
     }
+}
 
-    /// A file of the configuration; `None` if it is not there.
-    fn read_if_there(&self, path: &Path) -> Result<Option<String>> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(text)),
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::Io { path: path.to_path_buf(), source }),
-        }
-    }
+/// Is there something of this name? An error if that cannot be said.
+pub fn is_there(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|source| Error::Io { path: path.to_path_buf(), source })
 }
 
 pub(crate) fn check_private(path: &Path) -> Result<()> {
@@ -320,4 +323,65 @@ pub struct Peer {
     pub digest: Digest,
     /// Checks its requests, and seals our replies to them.
     pub request_key: Key,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["config/certs", "config/private", "config/peers/nas", "spool"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        for name in ["config", "config/private", "spool"] {
+            std::fs::set_permissions(at(name), PermissionsExt::from_mode(0o700)).unwrap();
+        }
+        std::fs::write(at("config/certs/username"), Username::of_ca(b"us").as_str()).unwrap();
+        std::fs::write(at("config/peers/nas/username"), Username::of_ca(b"nas").as_str()).unwrap();
+        std::fs::write(at("config/peers/nas/request.key"), "00".repeat(32)).unwrap();
+        let home = Home { config: at("config"), spool: at("spool") };
+        (directory, home)
+    }
+
+    /// Replaces a file by a link to itself: it is there, and no read of it succeeds.
+    fn make_unreadable(home: &Home, file: &str) {
+        let path = home.config.join(file);
+        let _ = std::fs::remove_file(&path);
+        symlink(&path, &path).unwrap();
+    }
+
+    /// A disk that could not be read made its owner be told to make a new identity.
+    #[test]
+    fn an_identity_that_cannot_be_read_is_not_missing() {
+        let (_directory, home) = home();
+        home.check().unwrap();
+        make_unreadable(&home, "certs/username");
+        let path = home.config.join("certs/username");
+        for error in [home.check().unwrap_err(), home.username().unwrap_err()] {
+            assert!(matches!(&error, Error::Io { path: told, .. } if *told == path), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        for error in [home.check().unwrap_err(), home.username().unwrap_err()] {
+            assert!(matches!(error, Error::NoIdentity(_)), "{error}");
+        }
+    }
+
+    /// Settings and policies that could not be read counted as the defaults, by
+    /// which a peer is allowed nothing.
+    #[test]
+    fn settings_and_peers_that_cannot_be_read_are_not_the_defaults() {
+        let (_directory, home) = home();
+        let nas = "nas".parse().unwrap();
+        assert!(home.settings().is_ok() && home.peer(&nas).unwrap().is_some(), "they may be missing");
+        make_unreadable(&home, "netplumb.toml");
+        assert!(matches!(home.settings(), Err(Error::Io { .. })));
+        make_unreadable(&home, "peers/nas/peer.toml");
+        assert!(matches!(home.peer(&nas), Err(Error::Io { .. })));
+        std::fs::remove_file(home.config.join("peers/nas/peer.toml")).unwrap();
+        make_unreadable(&home, "peers/nas/username");
+        assert!(matches!(home.peer(&nas), Err(Error::Io { .. })));
+    }
 }

@@ -13,6 +13,14 @@ pub const PARENTS: [&str; 4] = ["queue", "rqueue", "jobs", "running"];
 /// All directories that a spool has.
 pub const DIRECTORIES: [&str; 8] = ["onetime", "queue", "rqueue", "jobs", "running", "hold", "notices", ODD];
 
+/// The spool's own directory: whoever holds its lock is the daemon. No name below it can lose that.
+pub const SPOOL: &str = "";
+
+/// Does a daemon look after this spool?
+pub fn has_daemon(fs: &dyn Fs) -> Result<bool> {
+    fs.is_locked(SPOOL)
+}
+
 /// One of the three directories that a message or job can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
@@ -95,6 +103,11 @@ pub fn running(msgid: MsgId) -> String {
 /// `hold/<msgid>`: a message that somebody put aside.
 pub fn hold(msgid: MsgId) -> String {
     format!("hold/{msgid}")
+}
+
+/// `jobs/<msgid>/in`: all logs that we consume; its lock is held by whoever pulls them.
+pub fn log_in_all(msgid: MsgId) -> String {
+    format!("jobs/{msgid}/in")
 }
 
 /// `jobs/<msgid>/in/<chan>`: the log that we consume.

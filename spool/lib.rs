@@ -19,6 +19,7 @@ pub mod fs;
 pub mod home;
 pub mod layout;
 pub mod limit;
+mod lock;
 pub mod log;
 pub mod look;
 pub mod name;

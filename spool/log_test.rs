@@ -6,27 +6,67 @@ use crate::atomic::Disk;
 use crate::fs::{Entry, Error, Free, Lock, Stat};
 use crate::name::{Chan, MsgId, Role, Username};
 use crate::segment::{EndKind, SEGMENT};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 const OUT: &str = "out";
 const IN: &str = "in";
 const STREAM: Stream = Stream { chan: Chan(1), producer: Role::Sender };
 
+/// How an append goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The append says that it failed, and this share of the bytes was written.
+    Fails(usize, usize),
+    /// Half of the bytes are written, and it says so.
+    Short,
+}
+
+/// The appends that are to go wrong, and all bytes that were ever handed to one.
+#[derive(Default)]
+struct Tape {
+    faults: Mutex<VecDeque<Option<Fault>>>,
+    /// The file's content before, and the bytes that were to be appended.
+    handed: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
+}
+
 /// A disk with so many bytes of room for logs; what does not fit is written short.
 struct Small {
     disk: Disk,
     room: Arc<AtomicI64>,
+    tape: Arc<Tape>,
 }
 
 struct SmallLog {
     file: Box<dyn LogFile>,
     room: Arc<AtomicI64>,
+    tape: Arc<Tape>,
+}
+
+impl SmallLog {
+    fn content(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.file.size()? as usize];
+        self.file.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
 }
 
 impl LogFile for SmallLog {
     fn append(&mut self, bytes: &[u8]) -> Result<usize> {
+        let fault = self.tape.faults.lock().unwrap().pop_front();
+        if let Some(fault) = fault {
+            self.tape.handed.lock().unwrap().push((self.content()?, bytes.to_vec()));
+            match fault {
+                None => {}
+                Some(Fault::Short) => return self.file.append(&bytes[..bytes.len() / 2]),
+                Some(Fault::Fails(part, of)) => {
+                    self.file.append(&bytes[..bytes.len() * part / of])?;
+                    return Err(Error::io("append to", "a bad disk", std::io::Error::other("scripted")));
+                }
+            }
+        }
         let count = (self.room.load(Ordering::SeqCst).max(0) as usize).min(bytes.len());
         if count == 0 {
             return Err(Error::io("append to", "a full disk", std::io::ErrorKind::StorageFull));
@@ -54,7 +94,7 @@ impl LogFile for SmallLog {
 
 impl Small {
     fn log(&self, file: Box<dyn LogFile>) -> Box<dyn LogFile> {
-        Box::new(SmallLog { file, room: self.room.clone() })
+        Box::new(SmallLog { file, room: self.room.clone(), tape: self.tape.clone() })
     }
 }
 
@@ -144,6 +184,7 @@ struct Rig {
     root: tempfile::TempDir,
     fs: Arc<dyn Fs>,
     room: Arc<AtomicI64>,
+    tape: Arc<Tape>,
     keys: JobKeys,
     /// Its writers compress.
     zipped: bool,
@@ -160,12 +201,13 @@ impl Rig {
     fn new() -> Rig {
         let root = tempfile::tempdir().unwrap();
         let room = Arc::new(AtomicI64::new(i64::MAX / 2));
-        let fs = Arc::new(Small { disk: Disk::open(root.path()).unwrap(), room: room.clone() });
+        let tape = Arc::new(Tape::default());
+        let fs = Arc::new(Small { disk: Disk::open(root.path()).unwrap(), room: room.clone(), tape: tape.clone() });
         fs.make_dir(OUT).unwrap();
         fs.make_dir(IN).unwrap();
         let (sender, recipient) = (Username::of_ca(b"a"), Username::of_ca(b"b"));
         let keys = JobKeys { secret: crate::crypto::Key([5; 32]), sender, recipient, msgid: MsgId([6; 20]) };
-        Rig { root, fs, room, keys, zipped: false, written: Vec::new(), read: Vec::new() }
+        Rig { root, fs, room, tape, keys, zipped: false, written: Vec::new(), read: Vec::new() }
     }
 
     fn writer(&self) -> Writer {
@@ -559,4 +601,74 @@ fn what_the_consumer_holds_is_forgotten_and_a_broken_channel_is_told() {
         }
     }
     assert_eq!(given, bytes.len(), "what is there is given first");
+}
+
+impl Tape {
+    /// All records that were ever handed to an append, by what sealed them: the
+    /// segment's salt and the record's number, which are the key and the nonce.
+    /// Panics where two that differ have both in common.
+    fn by_nonce(&self, keys: &JobKeys) -> BTreeMap<([u8; 32], u64), Vec<u8>> {
+        let mut sealed: BTreeMap<([u8; 32], u64), Vec<u8>> = BTreeMap::new();
+        for (before, bytes) in self.handed.lock().unwrap().iter() {
+            let all = [before.as_slice(), bytes].concat();
+            let header = Header::parse(&all).expect("a file begins with its header");
+            let mut rest = &all[HEADER.max(before.len())..];
+            while let Ok(Some(size)) = record_size(rest) {
+                let (record, later) = rest.split_at(size);
+                let opens = |counter: &u64| {
+                    let mut records = Records::new(keys, &header).at(*counter);
+                    matches!(records.open(record, &mut Vec::new()), Ok(Some(_)))
+                };
+                let counter = (0..1000).find(opens).expect("each record opens with one nonce");
+                let other = sealed.insert((header.salt, counter), record.to_vec());
+                assert!(other.is_none_or(|other| other == record), "nonce {counter} sealed two plaintexts");
+                rest = later;
+            }
+        }
+        sealed
+    }
+}
+
+/// A writer whose append failed sealed something else under the same key and
+/// nonce, and what had been written of the first may have been seen.
+#[test]
+fn no_nonce_ever_seals_two_plaintexts_however_appends_fail() {
+    let faults = [Fault::Fails(0, 1), Fault::Fails(1, 2), Fault::Fails(1, 1), Fault::Short];
+    for (seed, mut rig) in (0..60).zip(std::iter::repeat_with(|| Rig::both()).flatten()) {
+        let mut dice = Dice(seed);
+        let mut writer = rig.writer();
+        let script = (0..400).map(|_| (dice.below(3) == 0).then(|| faults[dice.below(4) as usize]));
+        *rig.tape.faults.lock().unwrap() = script.collect();
+        while rig.written.len() < 300_000 {
+            let size = 1 + dice.below(90_000) as usize;
+            let bytes = dice.text(size);
+            // A caller that failed may well have something else to say.
+            if let Ok(count) = writer.append(&bytes) {
+                rig.written.extend_from_slice(&bytes[..count]);
+            }
+        }
+        while writer.end(EndKind::Eof).is_err() {}
+        rig.tape.faults.lock().unwrap().clear();
+        assert!(rig.tape.by_nonce(&rig.keys).len() > 5, "control: records are found");
+        let (mut copy, mut reader) = (rig.copy(), rig.reader());
+        rig.pull_all(&mut copy);
+        assert!(rig.take(&mut reader).is_some(), "seed {seed}: the END arrives");
+        assert!(rig.read == rig.written, "seed {seed}: the log holds what was said to be appended");
+    }
+}
+
+/// A second writer of a log, or one that did not know of its END, ended its process.
+#[test]
+fn what_is_appended_after_an_end_is_an_error_and_no_panic() {
+    let mut rig = Rig::new();
+    let mut writer = rig.writer();
+    rig.write(&mut writer, b"all");
+    writer.end(EndKind::Eof).unwrap();
+    let error = writer.append(b"more").unwrap_err();
+    assert_eq!(error.to_string(), "cannot append to out: it has its END");
+    assert!(rig.writer().append(b"more").is_err());
+    let (mut copy, mut reader) = (rig.copy(), rig.reader());
+    rig.pull_all(&mut copy);
+    assert!(rig.take(&mut reader).is_some());
+    assert_eq!(rig.read, b"all");
 }

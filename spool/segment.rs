@@ -196,17 +196,10 @@ impl Records {
         Records { header: bytes, aead, counter: 0, zipped, zip: None, unzip: None, piece: Vec::new() }
     }
 
-    /// The place in the segment of the next record, from 0.
-    pub(crate) fn counter(&self) -> u64 {
-        self.counter
-    }
-
-    /// Takes back the records that were sealed since `counter`, and says whether
-    /// others may be sealed in their place: a zstd stream cannot be taken back.
-    /// None of their bytes may ever have been seen: their nonces are used again.
-    pub(crate) fn rewind(&mut self, counter: u64) -> bool {
-        self.counter = counter;
-        self.zip.is_none()
+    /// As it is before this record, counted from 0.
+    #[cfg(test)]
+    pub(crate) fn at(self, counter: u64) -> Records {
+        Records { counter, ..self }
     }
 
     /// The largest record that `plain` bytes, or the first of them, may come to.

@@ -57,15 +57,16 @@ impl Watch {
         self.directories.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Adds a directory; the number comes back from `changed`. `None` without
-    /// inotify (yet), or when the directory is not there.
+    /// Adds a directory, or a lone file, which changes when it loses its name;
+    /// the number comes back from `changed`. `None` without inotify (yet), or
+    /// when it is not there.
     pub fn add(&self, directory: &Path) -> Option<i32> {
         use inotify::WatchFlags as W;
         let Some(inotify) = self.inotify.get() else {
             self.waiting().push(directory.to_path_buf());
             return None;
         };
-        let what = W::MODIFY | W::CREATE | W::MOVED_TO | W::ATTRIB | W::DELETE_SELF | W::MOVE_SELF | W::ONLYDIR;
+        let what = W::MODIFY | W::CREATE | W::MOVED_TO | W::ATTRIB | W::DELETE_SELF | W::MOVE_SELF;
         inotify::add_watch(inotify.as_ref()?, directory, what).ok()
     }
 

@@ -30,8 +30,6 @@ pub struct Writer {
     keys: JobKeys,
     header: Header,
     records: Records,
-    /// The counter of the next record, if what was sealed last was not written.
-    counter: u64,
     /// The present segment; it begins with its first record.
     file: Option<Box<dyn LogFile>>,
     size: u64,
@@ -40,6 +38,7 @@ pub struct Writer {
     /// Segments before the present one, and the offset at which each ends.
     closed: VecDeque<(u64, u64)>,
     end: Option<End>,
+    /// Records were sealed that are not all in the file: nothing more is sealed under this segment's key.
     spoiled: bool,
     /// What is to be written next, and where its records end, there and in the plaintext.
     sealed: Vec<u8>,
@@ -94,7 +93,6 @@ impl Writer {
             dir,
             keys,
             header,
-            counter: records.counter(),
             records,
             file,
             size,
@@ -118,9 +116,11 @@ impl Writer {
     }
 
     /// Appends what it can of `plain` and says how many bytes: all of them
-    /// unless the disk is filling up; an error if none.
+    /// unless the disk is filling up; an error if none, or if the log has its END.
     pub fn append(&mut self, plain: &[u8]) -> Result<usize> {
-        assert!(self.end.is_none(), "nothing follows an END");
+        if self.end.is_some() {
+            return Err(Error::io("append to", &self.dir, std::io::Error::other("it has its END")));
+        }
         let mut count = 0;
         while count < plain.len() {
             match self.append_here(&plain[count..]) {
@@ -145,8 +145,9 @@ impl Writer {
 
     /// Writes what was sealed, and says how many plaintext bytes are in the whole
     /// records that were written: an error if there is none. What is no whole
-    /// record is cut off again, and the log goes on in a new segment, for its
-    /// counter is spent.
+    /// record is cut off again, and the log goes on in a new segment under a new
+    /// key. For what was sealed and not written may have been seen all the same,
+    /// and a nonce must never seal a second plaintext.
     fn write(&mut self) -> Result<usize> {
         let appended = match &mut self.file {
             Some(file) => file.append(&self.sealed),
@@ -157,29 +158,22 @@ impl Writer {
         };
         let (size, ends) = (self.sealed.len(), std::mem::take(&mut self.ends));
         self.sealed.clear();
-        let count = match appended {
-            Ok(count) => count,
-            Err(error) => {
-                // Nothing of it was ever to be seen: the counters are as good as new.
-                self.spoiled |= !self.records.rewind(self.counter);
-                return Err(error);
-            }
-        };
+        let count = *appended.as_ref().unwrap_or(&0);
         // A short write keeps its whole records: somebody may have pulled them already.
         let (whole, plain) = ends.into_iter().rfind(|(end, _)| *end <= count).unwrap_or_default();
         self.size += whole as u64;
         self.plain += plain as u64;
-        self.counter = self.records.counter();
-        if whole < size {
-            self.spoiled = true;
-            // `make_room` cuts again: nothing follows before that has succeeded.
-            let cut = self.cut();
-            if whole == 0 {
-                cut?;
-                return Err(Error::io("append to", &self.dir, std::io::ErrorKind::StorageFull));
-            }
+        if whole == size {
+            return Ok(plain);
         }
-        Ok(plain)
+        self.spoiled = true;
+        // `make_room` cuts again: nothing follows before that has succeeded.
+        let cut = self.cut();
+        match appended {
+            Err(error) => Err(error),
+            Ok(_) if whole > 0 => Ok(plain),
+            Ok(_) => cut.and(Err(Error::io("append to", &self.dir, std::io::ErrorKind::StorageFull))),
+        }
     }
 
     /// Ends the log, durably. A log that has an END keeps it.
@@ -236,7 +230,7 @@ impl Writer {
         }
         self.header = Header { n, base, plain, salt, ..self.header.clone() };
         self.records = Records::new(&self.keys, &self.header);
-        (self.size, self.spoiled, self.counter) = (HEADER as u64, false, 0);
+        (self.size, self.spoiled) = (HEADER as u64, false);
         Ok(())
     }
 

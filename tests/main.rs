@@ -16,6 +16,7 @@ mod homes;
 mod incomplete;
 #[path = "../netplumb/link.rs"]
 mod link;
+mod locks;
 mod patience;
 mod quota;
 mod reboots;

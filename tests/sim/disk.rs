@@ -7,9 +7,10 @@
 //! power cut leaves is decided in `cut.rs`, from what was synced.
 
 use super::cut::{Change, Journal, Media};
-use spool::fs::{self, Entry, Error, Free, Fs, Lock, LogFile, Result, Stat, is_hidden};
+use spool::fs::{self, Entry, Error, Free, Fs, Held, Lock, LogFile, Result, Stat, is_hidden};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -676,10 +677,10 @@ impl Fs for SimDisk {
         if op.state.locks.get(&id).is_some_and(|(lock, _)| lock.strong_count() > 0) {
             return Ok(None);
         }
-        let lock = Arc::new(());
+        let alive = Arc::new(());
         let process = op.process;
-        op.state.locks.insert(id, (Arc::downgrade(&lock), process));
-        Ok(Some(Box::new(lock)))
+        op.state.locks.insert(id, (Arc::downgrade(&alive), process));
+        Ok(Some(Box::new(SimLock { disk: self.clone(), id, _alive: alive })))
     }
 
     fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
@@ -706,6 +707,25 @@ impl Fs for SimDisk {
     fn free(&self) -> Result<Free> {
         self.op().up("")?;
         Ok(Free { bytes: u64::MAX, inodes: u64::MAX })
+    }
+}
+
+struct SimLock {
+    disk: SimDisk,
+    id: Id,
+    /// Others see the lock for as long as this lives.
+    _alive: Arc<()>,
+}
+
+impl Held for SimLock {
+    fn is_at(&self, path: &str) -> Result<bool> {
+        let op = self.disk.op();
+        op.up(path)?;
+        Ok(op.state.find(path) == Some(self.id))
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }
 

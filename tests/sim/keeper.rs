@@ -10,7 +10,7 @@ use super::people::{Person, settings};
 use job::Error;
 use job::batch::{Arrival, Waiting};
 use job::gluepot;
-use job::keeper::{Begin, Job, Logs, Site, begin};
+use job::keeper::{Begin, Job, Logs, Processes, Site, begin};
 use spool::fs::{Fs, Lock};
 use spool::layout::{Owner, Place, running};
 use spool::log::{Item, Reader};
@@ -99,6 +99,8 @@ impl Keeper {
             ages: settings().ages(),
             user: "me".into(),
             settings: Default::default(),
+            // All keepers here are one process of the machine that simulates them.
+            processes: Processes { lives: |_| false, clear: |_| true },
         };
         let (waiting, arrival) = (None, Arrival::Awaited);
         Keeper {
