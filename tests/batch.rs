@@ -1,6 +1,6 @@
 //! Jobs that start with their whole input, between two homes.
 
-use crate::homes::{PLUMB, Peer, arrived, noise, pair, pair_up, read_up_to, wait_until};
+use crate::homes::{PLUMB, Peer, arrived, noise, pair, pair_up, read_up_to, wait_until, wait_until_grown};
 use std::io::Write;
 use std::process::{Child, ChildStdin, Stdio};
 
@@ -26,7 +26,9 @@ fn a_batch_command_does_not_start_before_its_input_has_ended_however_large_it_is
     let size = 80 << 20;
     let traces = b.home.join("ran");
     let (plumb, stdin) = begin(&a, &["-batch"], &format!("touch {}; wc -c", traces.display()), size);
-    wait_until("more than a window is there", || b.ids("jobs").first().is_some_and(|id| arrived(&b, id) > size as u64));
+    wait_until_grown("more than a window is there", size as u64 + 1, || {
+        b.ids("jobs").first().map_or(0, |id| arrived(&b, id))
+    });
     assert!(!traces.exists(), "it started on an incomplete input");
     assert_eq!(end(plumb, stdin), (Some(0), format!("{size}\n")));
     assert!(traces.exists());

@@ -2,7 +2,7 @@
 
 use crate::homes::{
     NETPLUMB, PLUMB, Peer, free_address, kill_9, noise, pair, pair_behind_links, pair_up, read_up_to, run, send,
-    until_there, wait_for, wait_until,
+    until_there, wait_for, wait_until, wait_until_grown,
 };
 use rustix::process::Signal;
 use spool::log::WINDOW;
@@ -263,7 +263,7 @@ fn remote_reader_stops(long: Duration) {
     let written = || written.load(Ordering::Relaxed);
     // A window lies here, another one there; the rest is in pipes and on the way.
     let full = part as u64 + 2 * WINDOW;
-    wait_until("both windows are full", || written() >= full);
+    wait_until_grown("both windows are full", full, written);
     spools.watch(long / 2);
     let why = a.netplumb(&["why", &a.ids("jobs")[0]]).text();
     let other = a.plumb(&["b", "cat"], b"others go on").good();
@@ -307,7 +307,7 @@ fn our_reader_stops(long: Duration) {
     assert_eq!(read_up_to(&mut stdout, part).len(), part);
     let reached = || std::fs::read_to_string(&progress).unwrap_or_default().trim().parse::<usize>().unwrap_or(0);
     let full = (part + 2 * WINDOW as usize) / MIB;
-    wait_until("both windows are full", || reached() >= full);
+    wait_until_grown("both windows are full", full as u64, || reached() as u64);
     spools.watch(long / 2);
     // Another channel of the same job is not held up.
     assert_eq!(read_up_to(&mut stderr, 6), b"heard\n");

@@ -1,7 +1,7 @@
 //! Two homes on one machine, each with its daemon, real sockets and a real disk.
 
 use crate::link::Link;
-pub use crate::patience::{PATIENCE, wait_for, wait_until};
+pub use crate::patience::{PATIENCE, wait_for, wait_until, wait_until_grown};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

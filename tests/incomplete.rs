@@ -4,7 +4,7 @@
 
 use crate::homes::{
     Chance, PLUMB, Peer, as_file, kill_9, noise, pair_behind_links, pair_up, processes_with, read_up_to, seed, send,
-    wait_for, wait_until,
+    wait_for, wait_until, wait_until_grown,
 };
 use crate::link::Link;
 use rustix::process::Signal;
@@ -346,7 +346,7 @@ fn input_that_is_damaged_while_it_grows_is_found_too() {
         std::io::Write::write_all(&mut writer, &noise(12 * MIB, 8)).unwrap();
         let log = a.spool(&format!("jobs/{}/out/1", a.ids("jobs")[0]));
         let size = |n: &str| std::fs::metadata(log.join(n)).map_or(0, |it| it.len());
-        wait_until("it is in the log", || size("0") + size("1") >= 12 << 20);
+        wait_until_grown("it is in the log", 12 << 20, || size("0") + size("1"));
         harm(&log, damage);
         held_up(&links, false);
         std::io::Write::write_all(&mut writer, &noise(MIB, 9)).unwrap();
@@ -391,8 +391,9 @@ fn damage_of_the_output_on_the_other_disk_is_told() {
         links[0].swallow(true);
         std::fs::write(&go, "").unwrap();
         let dir = b.spool(&format!("jobs/{}", job().unwrap()));
-        let there = || dir.join("out/2/1").metadata().is_ok_and(|it| it.len() > 2 << 20);
-        wait_until("the output is there", || there() && (!ends || dir.join("run.exit").exists()));
+        let size = |n: &str| dir.join("out/2").join(n).metadata().map_or(0, |it| it.len());
+        wait_until_grown("the output is there", 10 << 20, || size("0") + size("1"));
+        wait_until("the command has ended", || !ends || dir.join("run.exit").exists());
         wait_until("the keeper is gone", || !ends || b.children("keeper").is_empty());
         harm(&dir.join("out/2"), damage);
         let began = Instant::now();

@@ -26,3 +26,17 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     wait_for(what, || so().then_some(()));
 }
+
+/// Waits until something has grown to at least so much; panics with what it was if it has not grown for
+/// `PATIENCE`. For what may take long because it is much.
+pub fn wait_until_grown(what: &str, least: u64, mut measure: impl FnMut() -> u64) {
+    let (mut most, mut grown) = (measure(), Instant::now());
+    while most < least {
+        std::thread::sleep(APART);
+        let now = measure();
+        if now > most {
+            (most, grown) = (now, Instant::now());
+        }
+        assert!(grown.elapsed() < PATIENCE, "not more than {most} of {least} for {PATIENCE:?}: {what}");
+    }
+}

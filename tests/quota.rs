@@ -1,6 +1,6 @@
 //! What waits on the disk is bounded by what somebody said, and nothing fails for it.
 
-use crate::homes::{NETPLUMB, PLUMB, Peer, noise, pair, wait_until};
+use crate::homes::{NETPLUMB, PLUMB, Peer, noise, pair, wait_until, wait_until_grown};
 use spool::log::WINDOW;
 use spool::segment::SEGMENT;
 use std::io::Write;
@@ -114,7 +114,7 @@ fn producer_blocks_at_the_quota(quota: u64, size: u64, off: Duration) {
     a.up();
     let watched = Watched::begin(&a, &b);
     let fed = Fed::begin(&a, size);
-    wait_until("about a quota is taken", || fed.written() + 32 * MIB > quota);
+    wait_until_grown("about a quota is taken", quota - 32 * MIB, || fed.written());
     let id = a.ids("jobs").remove(0);
     wait_until("why says it", || a.netplumb(&["why", &id]).good().text().contains("quota"));
     std::thread::sleep(off);
@@ -152,7 +152,7 @@ fn a_producer_within_the_quota_ends_while_the_receiver_is_off() {
     a.quota(&b, "job_bytes = \"128M\"");
     a.up();
     let fed = Fed::begin(&a, 2 * WINDOW);
-    wait_until("all of it is taken", || fed.writer.is_finished());
+    wait_until_grown("all of it is taken", 2 * WINDOW, || fed.written());
     b.up();
     fed.end_well();
 }
@@ -162,7 +162,7 @@ fn without_a_quota_a_producer_blocks_at_its_window() {
     let (mut a, mut b) = pair();
     a.up();
     let fed = Fed::begin(&a, 2 * WINDOW);
-    wait_until("about a window is taken", || fed.written() + MIB > WINDOW);
+    wait_until_grown("about a window is taken", WINDOW - MIB, || fed.written());
     std::thread::sleep(Duration::from_secs(2));
     // What is not in the log is in pipes.
     assert!(fed.written() < WINDOW + 4 * MIB, "the producer does not block: {}", fed.written());

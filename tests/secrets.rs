@@ -2,7 +2,9 @@
 //! text of a job lies in a spool, a log or a process list, and a home that
 //! others can read is refused.
 
-use crate::homes::{NETPLUMB, PLUMB, Peer, Ran, pair_behind_links, pair_up, read_up_to, run, wait_until};
+use crate::homes::{
+    NETPLUMB, PLUMB, Peer, Ran, pair_behind_links, pair_up, read_up_to, run, wait_until, wait_until_grown,
+};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -37,7 +39,7 @@ fn openssl_accepts_every_certificate() {
     assert_eq!(openssl(&["verify", "-CAfile", ca.to_str().unwrap(), verify.to_str().unwrap()], b"").status, 0);
     assert!(verifies(&ca, &verify, &certs(&a, "peer.pem")));
 
-    wait_until("one-time keys are made", || a.ids("onetime").len() == 64);
+    wait_until_grown("one-time keys are made", 64, || a.ids("onetime").len() as u64);
     let onetime: Vec<PathBuf> = a.ids("onetime").iter().map(|id| a.spool(&format!("onetime/{id}/cert.pem"))).collect();
     for certificate in &onetime {
         assert!(verifies(&ca, &verify, certificate), "{}", certificate.display());

@@ -1,7 +1,7 @@
 //! A peer that nobody can dial takes part like any other: it keeps connections
 //! open, and is asked over them.
 
-use crate::homes::{PATIENCE, PLUMB, Peer, Sampler, noise, pair_turned, send, wait_until};
+use crate::homes::{PATIENCE, PLUMB, Peer, Sampler, noise, pair_turned, send, wait_until, wait_until_grown};
 use crate::link::Link;
 use crate::strangers::dialled_by;
 use crate::torment::Pace;
@@ -215,10 +215,9 @@ fn stalled_readers_on_turned_connections_grow_no_memory_and_fill_no_spool() {
     // A window at each end of each log, and the segment that is cut off when it is read.
     let most = 2 * (WINDOW + SEGMENT) + (1 << 20);
     let sizes = || (a.spool_size(), b.spool_size());
-    wait_until("all windows are full", || {
-        let (before, _) = (sizes(), std::thread::sleep(Duration::from_millis(500)));
-        before == sizes() && before.0 > 2 * WINDOW - SEGMENT && before.1 > 2 * WINDOW - SEGMENT
-    });
+    for peer in [&a, &b] {
+        wait_until_grown("all windows are full", 2 * WINDOW - SEGMENT, || peer.spool_size());
+    }
     let ran = b.plumb(&["a", "cat"], b"others go on").good();
     assert_eq!(ran.text(), "others go on");
     assert!(sizes().0 <= most && sizes().1 <= most, "{:?} bytes", sizes());

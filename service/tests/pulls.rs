@@ -338,9 +338,9 @@ fn a_log_that_grows_under_its_window_arrives_byte_for_byte() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let text: Vec<u8> = (0..TOTAL + 251 * 1024).map(byte).collect();
-            let mut at = 0;
+            let (mut at, mut sizes) = (0, [100, 70_001, 5, 300_003].into_iter().cycle());
             while at < TOTAL {
-                let size = [100, 70_001, 5, 300_003][at % 4].min(TOTAL - at);
+                let size = sizes.next().unwrap_or(TOTAL).min(TOTAL - at);
                 log.append(&text[at..at + size]).unwrap();
                 at += size;
                 log.forget().unwrap();
