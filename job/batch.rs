@@ -165,15 +165,16 @@ impl Waiting {
         }
         watch.add(&lock);
         loop {
+            let arrival = match self.look()? {
+                Arrival::Awaited if self.is_crowded_out() => Arrival::Crowded,
+                arrival => arrival,
+            };
+            // Asked last: what comes of the wait is acted upon by whoever has the job.
             match hold.keep()? {
                 Grip::Firm => {}
                 Grip::Renewed => drop(watch.add(&lock)),
                 Grip::Open | Grip::Lost => return Ok(None),
             }
-            let arrival = match self.look()? {
-                Arrival::Awaited if self.is_crowded_out() => Arrival::Crowded,
-                arrival => arrival,
-            };
             let gone =
                 || !fs.exists(&Place::Jobs.dir(msgid)) || fs.exists(&Place::Jobs.file(msgid, Mark::Cancel.name()));
             if arrival != Arrival::Awaited || gone() {

@@ -237,14 +237,16 @@ mod tests {
         for (path, mode, content) in tree(directory.path()) {
             let file = path.contains(".pem")
                 || path.ends_with("username")
+                || path.ends_with("spool.id")
                 || path.ends_with(".toml")
-                || path.ends_with(".key");
+                || path.ends_with(".key")
+                || path.ends_with("spool/id");
             assert_eq!(mode, if file { 0o600 } else { 0o700 }, "{path}");
             assert_eq!(file, !content.is_empty(), "{path}");
         }
         assert_eq!(names(directory.path()), ["config", "spool"]);
-        assert_eq!(names(&home.config), ["certs", "netplumb.toml", "peers", "private", "recipes"]);
-        assert_eq!(names(&home.spool).len(), spool::layout::DIRECTORIES.len());
+        assert_eq!(names(&home.config), ["certs", "netplumb.toml", "peers", "private", "recipes", "spool.id"]);
+        assert_eq!(names(&home.spool).len(), spool::layout::DIRECTORIES.len() + 1, "and its id");
     }
 
     #[test]
