@@ -4,6 +4,7 @@ use crate::homes::{PLUMB, Peer, Ran, kill_9, pair_up, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 fn signal(pid: u32, signal: Signal) {
@@ -13,7 +14,7 @@ fn signal(pid: u32, signal: Signal) {
 /// A job that echoes each line that it gets.
 struct Echo {
     plumb: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    lines: Receiver<String>,
 }
 
 impl Echo {
@@ -21,7 +22,10 @@ impl Echo {
         let mut command = a.command(PLUMB);
         let command = command.args(["b", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut plumb = command.spawn().expect("plumb starts");
-        let lines = BufReader::new(plumb.stdout.take().expect("a pipe")).lines();
+        let (stdout, (said, lines)) = (plumb.stdout.take().expect("a pipe"), channel());
+        std::thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| said.send(line))
+        });
         let mut echo = Echo { plumb, lines };
         echo.say("first");
         echo
@@ -31,7 +35,7 @@ impl Echo {
     fn say(&mut self, text: &str) {
         let mut stdin = self.plumb.stdin.as_ref().expect("a pipe");
         writeln!(stdin, "{text}").expect("it reads");
-        assert_eq!(self.lines.next().expect("it goes on").expect("text"), text);
+        assert_eq!(self.lines.recv_timeout(DEADLINE).expect("it goes on"), text);
     }
 
     /// Ends its input; gives its status and what it said on stderr.
@@ -57,39 +61,35 @@ fn child(peer: &Peer, verb: &str) -> u32 {
 }
 
 /// A service or loop that was stopped stalled everything for ever, and `check` was all ok.
-fn a_child_that_is_stopped_is_replaced(verb: &str, at: usize) {
-    let peers: [Peer; 2] = pair_up().into();
-    let mut echo = Echo::start(&peers[0]);
-    let ours = &peers[at];
-    assert_eq!(check(ours, verb).0, "ok");
-    let stopped = child(ours, verb);
-    signal(stopped, Signal::STOP);
-    let silent = format!("does not answer (pid {stopped} is stopped)");
-    assert_eq!(check(ours, verb), ("warn".into(), silent.clone()));
-    for listing in [&["queue"][..], &["queue", "--json"], &["jobs"], &["jobs", "--json"]] {
-        let Ran { stderr, .. } = ours.netplumb(listing).good();
-        assert!(stderr.contains(&format!("the {verb} here {silent}")), "{listing:?}: {stderr}");
+#[test]
+fn a_loop_and_a_service_that_are_stopped_are_replaced_and_their_jobs_go_on() {
+    let (a, b) = pair_up();
+    let mut echo = Echo::start(&a);
+    let ours = [(&a, "loop"), (&b, "service")].map(|(peer, verb)| (peer, verb, child(peer, verb)));
+    for (peer, verb, pid) in ours {
+        assert_eq!(check(peer, verb).0, "ok");
+        signal(pid, Signal::STOP);
+        let silent = format!("does not answer (pid {pid} is stopped)");
+        assert_eq!(check(peer, verb), ("warn".into(), silent.clone()));
+        for listing in [&["queue"][..], &["queue", "--json"], &["jobs"], &["jobs", "--json"]] {
+            let Ran { stderr, .. } = peer.netplumb(listing).good();
+            assert!(stderr.contains(&format!("the {verb} here {silent}")), "{listing:?}: {stderr}");
+        }
     }
     let began = Instant::now();
     echo.say("second");
-    println!("{verb} of {}: the job went on after {:.1} s", ours.name, began.elapsed().as_secs_f64());
-    assert_ne!(child(ours, verb), stopped);
+    println!("the job went on after {:.1} s", began.elapsed().as_secs_f64());
     let (status, stderr) = echo.end();
     assert_eq!(status, Some(0), "{stderr}");
-    let log = ours.log();
-    assert!(log.contains(&format!("{verb} (pid {stopped} is stopped) gives no sign of life: killed")), "{log}");
-    let again = check(ours, verb);
-    assert!(again.0 == "ok" && again.1.contains("started again 1 times"), "{again:?}");
-}
-
-#[test]
-fn a_loop_that_is_stopped_is_replaced_and_its_jobs_go_on() {
-    a_child_that_is_stopped_is_replaced("loop", 0);
-}
-
-#[test]
-fn a_service_that_is_stopped_is_replaced_and_its_jobs_go_on() {
-    a_child_that_is_stopped_is_replaced("service", 1);
+    let said = format!("plumb: b: the loop here does not answer (pid {} is stopped)\n", ours[0].2);
+    assert!(stderr.contains(&said), "{stderr}");
+    for (peer, verb, pid) in ours {
+        let log = peer.log();
+        assert!(log.contains(&format!("{verb} (pid {pid} is stopped) gives no sign of life: killed")), "{log}");
+        let again = check(peer, verb);
+        assert!(again.0 == "ok" && again.1.contains("started again 1 times"), "{again:?}");
+        assert_ne!(child(peer, verb), pid);
+    }
 }
 
 /// A daemon that was stopped stalled everything that was new, and `check` was all ok.
