@@ -65,7 +65,9 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.door.close();
-        self.thread.take().map(|thread| thread.join().unwrap());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 }
 
