@@ -2,76 +2,27 @@
 //! nothing, and goes on by itself. On a small one of our own, so it needs root.
 
 use crate::homes::{PLUMB, Peer, noise, wait_until};
+use crate::image::{Image, Kind};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 
-/// An ext4 in a file, mounted; gone with this value, whatever happens.
-struct Mount {
-    directory: tempfile::TempDir,
-}
-
-impl Mount {
-    /// `None`, with the reason printed, where nothing can be mounted.
-    fn new(mebibytes: u64) -> Option<Mount> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (image, point) = (directory.path().join("image"), directory.path().join("mount"));
-        std::fs::create_dir(&point).expect("a directory");
-        std::fs::File::create(&image).and_then(|file| file.set_len(mebibytes << 20)).expect("an image");
-        for (program, words) in [("mkfs.ext4", &["-q", "-m", "0"][..]), ("mount", &["-o", "loop"])] {
-            let mut command = Command::new(program);
-            command.args(words).arg(&image);
-            if program == "mount" {
-                command.arg(&point);
-            }
-            match command.output() {
-                Ok(output) if output.status.success() => {}
-                Ok(output) => {
-                    println!("skipped: {program}: {}", String::from_utf8_lossy(&output.stderr).trim());
-                    return None;
-                }
-                Err(error) => {
-                    println!("skipped: {program}: {error}");
-                    return None;
-                }
-            }
-        }
-        Some(Mount { directory })
+/// Something else takes every byte that is left.
+fn fill(image: &Image) -> Filler {
+    let path = image.point().join("something-else");
+    let mut file = std::fs::File::create(&path).expect("a file");
+    // In one piece as far as possible: it need not be written.
+    let stat = rustix::fs::statvfs(&path).expect("a file system");
+    let most = (stat.f_bavail * stat.f_frsize).saturating_sub(MIB as u64);
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, most).expect("room");
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(most)).expect("a file");
+    for size in [64 << 10, 4096, 1] {
+        while file.write_all(&vec![b'x'; size]).is_ok() {}
     }
-
-    fn point(&self) -> PathBuf {
-        self.directory.path().join("mount")
-    }
-
-    /// Something else takes every byte that is left.
-    fn fill(&self) -> Filler {
-        let path = self.point().join("something-else");
-        let mut file = std::fs::File::create(&path).expect("a file");
-        // In one piece as far as possible: it need not be written.
-        let stat = rustix::fs::statvfs(&path).expect("a file system");
-        let most = (stat.f_bavail * stat.f_frsize).saturating_sub(MIB as u64);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, most).expect("room");
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(most)).expect("a file");
-        for size in [64 << 10, 4096, 1] {
-            while file.write_all(&vec![b'x'; size]).is_ok() {}
-        }
-        Filler { path }
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        for words in [&[][..], &["-l"]] {
-            let unmounted = Command::new("umount").args(words).arg(self.point()).output();
-            if unmounted.is_ok_and(|output| output.status.success()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
+    Filler { path }
 }
 
 /// What fills a file system, until it is dropped.
@@ -112,8 +63,8 @@ fn start(a: &Peer, text: &str) -> (Child, ChildStdin) {
 
 /// Input and output of a running job stand still on a full disk, and go on.
 fn a_running_job_waits(side: Side) {
-    let Some(mount) = Mount::new(512) else { return };
-    let (a, b) = pair_on(&mount.point(), side);
+    let Some(image) = Image::new(Kind::Ext4, 512) else { return };
+    let (a, b) = pair_on(&image.point(), side);
     let full = if side == Side::Sender { &a } else { &b };
     // What is waited for until a first job runs is not what this is about.
     a.plumb(&["b", "true"], b"").good();
@@ -122,7 +73,7 @@ fn a_running_job_waits(side: Side) {
     let mut stdout = child.stdout.take().expect("a pipe");
     let mut ready = [0; 6];
     stdout.read_exact(&mut ready).expect("it runs");
-    let filler = mount.fill();
+    let filler = fill(&image);
     let input = noise(96 * MIB, 5);
     let sent = input.clone();
     let writer = std::thread::spawn(move || stdin.write_all(&sent).expect("plumb reads on"));
@@ -170,8 +121,8 @@ fn a_job_whose_receivers_disk_is_full_waits_and_goes_on() {
 
 /// A command ends while no mark can be put down: its status comes when there is room.
 fn an_end_waits(side: Side) {
-    let Some(mount) = Mount::new(512) else { return };
-    let (a, b) = pair_on(&mount.point(), side);
+    let Some(image) = Image::new(Kind::Ext4, 512) else { return };
+    let (a, b) = pair_on(&image.point(), side);
     let go = b.home.parent().expect("a directory").join("go");
     let (mut child, stdin) =
         start(&a, &format!("echo ready; while ! test -e {}; do sleep 0.1; done; exit 7", go.display()));
@@ -179,7 +130,7 @@ fn an_end_waits(side: Side) {
     child.stdout.as_mut().expect("a pipe").read_exact(&mut ready).expect("it runs");
     // The name alone takes no room that the filler leaves.
     std::fs::create_dir(go.with_extension("d")).expect("a directory");
-    let filler = mount.fill();
+    let filler = fill(&image);
     std::fs::rename(go.with_extension("d"), &go).expect("a name");
     drop(stdin);
     std::thread::sleep(Duration::from_secs(3));
@@ -203,10 +154,10 @@ fn an_exit_status_outlasts_a_full_disk_at_the_sender() {
 
 /// A job that is begun on a full disk, ours or theirs, begins when there is room.
 fn a_new_job_waits(side: Side) {
-    let Some(mount) = Mount::new(512) else { return };
-    let (a, _b) = pair_on(&mount.point(), side);
+    let Some(image) = Image::new(Kind::Ext4, 512) else { return };
+    let (a, _b) = pair_on(&image.point(), side);
     a.plumb(&["b", "true"], b"").good();
-    let filler = mount.fill();
+    let filler = fill(&image);
     let (mut child, stdin) = start(&a, "echo done");
     drop(stdin);
     std::thread::sleep(Duration::from_secs(3));

@@ -13,6 +13,7 @@ mod endings;
 mod exchange;
 mod full;
 mod homes;
+mod image;
 mod incomplete;
 #[path = "../netplumb/link.rs"]
 mod link;
