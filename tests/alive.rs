@@ -1,6 +1,7 @@
 //! Processes that are stopped, hang or die unseen: it is said, they are replaced, and jobs go on.
 
 use crate::homes::{PLUMB, Peer, Ran, kill_9, pair_up, wait_until};
+use crate::patience::PATIENCE;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
@@ -35,7 +36,7 @@ impl Echo {
     fn say(&mut self, text: &str) {
         let mut stdin = self.plumb.stdin.as_ref().expect("a pipe");
         writeln!(stdin, "{text}").expect("it reads");
-        assert_eq!(self.lines.recv_timeout(DEADLINE).expect("it goes on"), text);
+        assert_eq!(self.lines.recv_timeout(PATIENCE).expect("it goes on"), text);
     }
 
     /// Ends its input; gives its status and what it said on stderr.

@@ -321,7 +321,8 @@ pub fn processes_with(text: &str) -> Vec<u32> {
     found.collect()
 }
 
-fn all_pids() -> impl Iterator<Item = u32> {
+/// The pids of all processes but ours.
+pub fn all_pids() -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir("/proc").expect("/proc");
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| *pid != std::process::id())
