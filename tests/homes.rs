@@ -152,6 +152,13 @@ impl Peer {
         command
     }
 
+    /// A program in this home that may have so many descriptors, and no more. It keeps its pid.
+    pub fn command_with_descriptors(&self, program: &str, count: u64) -> Command {
+        let mut command = self.command("prlimit");
+        command.arg(format!("--nofile={count}:{count}")).arg(program);
+        command
+    }
+
     /// Runs `netplumb` with these words.
     pub fn netplumb(&self, words: &[&str]) -> Ran {
         let mut command = self.command(NETPLUMB);
@@ -177,8 +184,12 @@ impl Peer {
 
     /// Starts the daemon.
     pub fn up_without_waiting(&mut self) {
+        self.up_as(self.command(NETPLUMB));
+    }
+
+    /// Starts the daemon by a command that runs `netplumb` with the words that are added.
+    pub fn up_as(&mut self, mut command: Command) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.home.join("daemon.log"));
-        let mut command = self.command(NETPLUMB);
         command.arg("daemon").stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log.expect("a log file"));
         self.daemon = Some(command.spawn().expect("the daemon starts"));

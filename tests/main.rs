@@ -9,6 +9,7 @@ mod by_hand;
 mod clients;
 mod cuts;
 mod deaths;
+mod descriptors;
 mod endings;
 mod exchange;
 mod full;

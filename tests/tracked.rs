@@ -43,6 +43,8 @@ pub enum Text {
 pub enum Input {
     /// The test feeds it, with this pause before each piece but the first.
     Paced(Duration),
+    /// The test feeds it, and stops before the second piece until it is released.
+    Held,
     /// A `-from` producer makes it, after this pause.
     From(Duration),
 }
@@ -98,7 +100,7 @@ impl Plan {
             Input::From(pause) => {
                 options.push(format!("-from=sleep {}; cat {}/input", pause.as_secs_f32(), traces.display()));
             }
-            Input::Paced(_) => {}
+            Input::Paced(_) | Input::Held => {}
         }
         options
     }
@@ -255,6 +257,7 @@ impl Job {
             _ if self.plan.text == Text::Source => None,
             Input::From(_) => None,
             Input::Paced(pace) => Some(pace),
+            Input::Held => Some(Duration::from_secs(3600)),
         };
         command.stdin(if pace.is_some() { Stdio::piped() } else { Stdio::null() });
         self.run(command, if self.plan.left { Role::Leaving } else { Role::Front });
@@ -287,9 +290,25 @@ impl Job {
         self.run(command, if by_note { Role::AttachedByNote } else { Role::Attached(self.got.len()) });
     }
 
+    /// Lets a held input go on.
+    pub fn release(&mut self) {
+        self.release = None;
+    }
+
     /// The pid of the running `plumb`, if `collect` has not seen it end.
     pub fn plumb(&self) -> Option<u32> {
         self.plumb.as_ref().map(|plumb| plumb.child.id())
+    }
+
+    /// The standard error of the running `plumb` so far.
+    pub fn said(&self) -> String {
+        let said = self.plumb.as_ref().map(|plumb| plumb.stderr.bytes.lock().expect("bytes").clone());
+        String::from_utf8_lossy(&said.unwrap_or_default()).into_owned()
+    }
+
+    /// The bytes of output that the running `plumb` has written so far.
+    pub fn heard(&self) -> usize {
+        self.plumb.as_ref().map_or(0, |plumb| plumb.stdout.bytes.lock().expect("bytes").len())
     }
 
     /// Adds a line with the time to the diary.

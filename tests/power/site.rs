@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Killed processes are gone within this time.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The size of an image; xfs needs 300 at least.
 const MEBIBYTES: u64 = 600;
 
@@ -102,7 +101,7 @@ pub fn cut(sites: &mut [&mut Site], loss: Loss) {
     for site in &mut *sites {
         site.peer.kill();
     }
-    wait_until(PATIENCE, "all are gone", || stopped.iter().all(|pid| !is_alive(*pid)));
+    wait_until("all are gone", || stopped.iter().all(|pid| !is_alive(*pid)));
     for site in &mut *sites {
         site.image.unmount().expect("nobody uses it");
         site.image.mount().expect("the file system is sound");
