@@ -338,12 +338,15 @@ mod tests {
     fn a_child_is_not_judged_before_all_that_it_said_was_heard() {
         let (mut kept, listens) = (Kept::new(ALIVE), std::sync::Arc::new(std::sync::Mutex::new(())));
         let busy = listens.lock().unwrap();
-        let listener = listens.clone();
+        let (listener, (heard, hears)) = (listens.clone(), std::sync::mpsc::channel());
         assert!(kept.start(Path::new("yes"), Duration::ZERO, move |_, word| {
             assert!(matches!(word, Word::Alive | Word::End), "{word:?}");
+            let _ = heard.send(());
             drop(listener.lock());
         }));
         let until = std::time::Instant::now() + 60 * SECOND;
+        // From its first word on the listener is busy, and leaves the others in the pipe.
+        hears.recv_timeout(60 * SECOND).expect("a first word");
         while !kept.words.as_ref().is_some_and(has_more) {
             assert!(std::time::Instant::now() < until, "it says so");
         }

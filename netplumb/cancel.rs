@@ -56,7 +56,7 @@ fn cancel(view: &View, found: &Found, reason: Option<&str>) -> anyhow::Result<St
     };
     if let Some(owner) = owner {
         let sender = owner.role == Role::Sender;
-        if has(fs, &dir, if sender { Mark::Done } else { Mark::Over }) {
+        if standing::is_over(fs, msgid, owner.role) {
             let outcome = outcome(fs, msgid).unwrap_or_else(|| "its outcome cannot be read".into());
             if sender && has_left(view, msgid) {
                 if reason.is_some() {

@@ -12,7 +12,6 @@ use spool::alive::{State, Trouble};
 use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{Owner, Place, WHY, run_again, runs_again};
-use spool::look::has;
 use spool::name::{MsgId, Role};
 use spool::phase::Mark;
 use spool::standing::{self, Taker};
@@ -83,7 +82,7 @@ impl Why {
     pub fn of_job(view: &View, msgid: MsgId, owner: Option<&Owner>) -> Option<Why> {
         let dir = Place::Jobs.dir(msgid);
         let written = Why::read(&*view.fs, &dir);
-        let lack = owner.filter(|_| !is_over(view, &dir, owner)).and_then(|owner| view.lack(msgid, owner));
+        let lack = owner.filter(|_| !is_over(view, msgid, owner)).and_then(|owner| view.lack(msgid, owner));
         match (lack, &written) {
             (Some("disk_full"), _) | (Some(_), None) => {
                 Some(Why { cause: lack.map(str::to_string), ..written.unwrap_or_default() })
@@ -244,7 +243,7 @@ fn see(view: &View, place: Place, msgid: MsgId) -> Seen {
         Place::Queue | Place::Rqueue => Why::read(&*view.fs, &dir),
     };
     let state = why.is_none().then(|| state(view, place, msgid, owner.as_ref()));
-    let over = place == Place::Jobs && is_over(view, &dir, owner.as_ref());
+    let over = place == Place::Jobs && is_over(view, msgid, owner.as_ref());
     Seen { place, owner, why, state, over }
 }
 
@@ -362,9 +361,8 @@ fn print(view: &View, msgid: MsgId, seen: &Seen, daemon: bool, now: u64, out: &m
     Ok(())
 }
 
-fn is_over(view: &View, dir: &str, owner: Option<&Owner>) -> bool {
-    let sender = owner.is_some_and(|owner| owner.role == Role::Sender);
-    has(&*view.fs, dir, if sender { Mark::Done } else { Mark::Over })
+fn is_over(view: &View, msgid: MsgId, owner: Option<&Owner>) -> bool {
+    standing::is_over(&*view.fs, msgid, owner.map_or(Role::Recipient, |owner| owner.role))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! all that, never before (doc/PROTOCOL.md#states).
 
 use crate::begin::Job;
+use crate::doubt::Doubt;
 use crate::bell::{Event, Events};
 use crate::ending::{Ending, Reason, stream_name};
 use crate::input::InputEnd;
@@ -52,10 +53,7 @@ pub fn attend(
     screen: &Screen,
     events: &Events,
 ) -> Ending {
-    let ending = match Attendant::new(job, presence, peer, stance, screen, events) {
-        Ok(attendant) => attendant.run(),
-        Err(error) => Ending::failed(Reason::Disk, error),
-    };
+    let ending = Attendant::new(job, presence, peer, stance, screen, events).run();
     screen.show(None);
     ending.for_job(job.msgid())
 }
@@ -74,7 +72,10 @@ struct Attendant<'a> {
     speaker: Option<Speaker>,
     /// What is to be said on channel 0 and found no room on the disk.
     unsaid: VecDeque<Control>,
-    listener: Listener,
+    /// Opened at the first look, and anew where it was damaged.
+    listener: Option<Listener>,
+    /// That of channel 0.
+    doubt: Doubt,
     /// Channel 0 will say nothing more.
     deaf: bool,
     /// How the command ended, from the peer.
@@ -120,8 +121,8 @@ impl<'a> Attendant<'a> {
         stance: Stance,
         screen: &'a Screen,
         events: &'a Events,
-    ) -> Result<Attendant<'a>, Error> {
-        let (heard, stream) = job.incoming(Chan::CONTROL);
+    ) -> Attendant<'a> {
+        let (heard, _) = job.incoming(Chan::CONTROL);
         let watch = Watch::for_a_while();
         for directory in [Place::Jobs.dir(job.msgid()), Place::Queue.dir(job.msgid()), heard.clone()] {
             watch.add(&job.root.join(directory));
@@ -129,8 +130,7 @@ impl<'a> Attendant<'a> {
         if let Some(presence) = &presence {
             watch.add(&job.root.join(presence.path()));
         }
-        let listener = Listener::new(Reader::open(job.spool(), &heard, job.keys.clone(), stream)?);
-        Ok(Attendant {
+        Attendant {
             job,
             presence,
             peer,
@@ -141,7 +141,8 @@ impl<'a> Attendant<'a> {
             watch,
             speaker: None,
             unsaid: VecDeque::new(),
-            listener,
+            listener: None,
+            doubt: Doubt::default(),
             deaf: false,
             exit: None,
             done: None,
@@ -152,7 +153,7 @@ impl<'a> Attendant<'a> {
             reminded: false,
             failed: None,
             tail: None,
-        })
+        }
     }
 
     fn run(mut self) -> Ending {
@@ -196,11 +197,11 @@ impl<'a> Attendant<'a> {
         if self.done.is_some() {
             return;
         }
-        let outcome = |facts: Facts| facts.value("outcome").unwrap_or(Outcome::Unknown);
         // What cannot be read is looked for again.
-        let (Ok(done), Ok(over)) = (self.mark(Mark::Done), self.mark(Mark::Over)) else { return };
+        let done = look::done(&*self.job.fs, self.job.msgid());
+        let (Ok(done), Ok(over)) = (done, self.mark(Mark::Over)) else { return };
         // Where `peer` is damaged the loop does not know the job for ours, and makes it `over`.
-        self.done = done.or(over).map(outcome);
+        self.done = done.or(over.map(|over| over.value("outcome").unwrap_or(Outcome::Unknown)));
         if self.done.is_none() && !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
             self.screen.note("the job's directory is gone from the spool");
             self.done = Some(Outcome::Unknown);
@@ -209,7 +210,7 @@ impl<'a> Attendant<'a> {
 
     fn hear(&mut self) {
         while !self.deaf {
-            match self.listener.hear() {
+            match self.next_word() {
                 Ok(Heard::Said(Control::Exit(outcome))) => {
                     self.screen.detail(format_args!("{}: {}", self.peer, one_line(&outcome)));
                     self.exit.get_or_insert(outcome);
@@ -217,16 +218,36 @@ impl<'a> Attendant<'a> {
                 Ok(Heard::Said(Control::Close(Chan::STDIN))) => self.job.unread.declare(),
                 // The keeper has no more to say to us.
                 Ok(Heard::Said(Control::Signal(_) | Control::Close(_))) => {}
-                Ok(Heard::Nothing) => return,
+                Ok(Heard::Nothing) => {
+                    self.doubt = Doubt::default();
+                    return;
+                }
                 Ok(Heard::End | Heard::Broken) => self.deaf = true,
                 // A disk that does not answer is asked again at the next look.
                 Err(job::Error::Disk(Error::Io { .. })) => return,
+                Err(job::Error::Disk(Error::Damaged { .. })) if !self.doubt.is_settled(self.job) => {
+                    self.listener = None;
+                    return;
+                }
                 Err(error) => {
                     self.screen.note(error);
                     self.deaf = true;
                 }
             }
         }
+    }
+
+    /// The next thing on channel 0, which is heard from its beginning by whoever opens it.
+    fn next_word(&mut self) -> Result<Heard, job::Error> {
+        let listener = match &mut self.listener {
+            Some(listener) => listener,
+            None => {
+                let (dir, stream) = self.job.incoming(Chan::CONTROL);
+                let reader = Reader::open(self.job.spool(), &dir, self.job.keys.clone(), stream)?;
+                self.listener.insert(Listener::new(reader))
+            }
+        };
+        listener.hear()
     }
 
     fn follow(&mut self, event: Event) -> Option<Ending> {
@@ -398,11 +419,10 @@ impl<'a> Attendant<'a> {
         let delivered = |output: &Output| output.delivered.clone().unwrap_or(Delivered::Stopped { at: 0 });
         let outputs = self.outputs.each_ref().map(|output| (output.chan, delivered(output)));
         let (ending, known) = Ending::delivered(outcome.clone(), &outputs);
-        let lost = outputs.iter().any(|(_, delivered)| matches!(delivered, Delivered::Broken { .. }));
+        let kept = outputs.iter().any(|(_, delivered)| matches!(delivered, Delivered::Broken { again: true, .. }));
         match self.stance.role {
             Role::Along => {}
-            // Somebody may ask for another place, or mend the disk.
-            Role::Again if lost => {}
+            Role::Again if kept => {}
             Role::First | Role::Again | Role::Leaving => {
                 self.leave_done(known);
                 // Left to itself once, it is not any more: all of it was taken.

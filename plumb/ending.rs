@@ -193,7 +193,7 @@ impl Ending {
                 Delivered::Cut { at } => {
                     (Reason::OutputIncomplete, incomplete(*chan, *at, "the command was not let finish it"))
                 }
-                Delivered::Broken { at, why } => (Reason::OutputIncomplete, incomplete(*chan, *at, why)),
+                Delivered::Broken { at, why, .. } => (Reason::OutputIncomplete, incomplete(*chan, *at, why)),
             };
             // A command that did not run to its end says more by that than by its output.
             if ran || outcome == Outcome::Unknown {

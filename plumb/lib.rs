@@ -17,6 +17,7 @@ mod attend;
 mod begin;
 mod bell;
 mod descriptor;
+mod doubt;
 mod ending;
 mod health;
 mod help;

@@ -8,6 +8,7 @@
 use crate::attend::Role;
 use crate::begin::Job;
 use crate::bell::{Bell, Event, LastWord};
+use crate::doubt::Doubt;
 use crate::input::PIPE;
 use crate::screen::Screen;
 use rustix::io::Errno;
@@ -26,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often a read of our own disk is tried before it counts as lost, and how far apart.
 const TRIES: u32 = 50;
 const TRIES_APART: Duration = Duration::from_millis(100);
+/// How long one waits before another look at a log that is damaged.
+const MEND_WAIT: Duration = Duration::from_millis(200);
 
 /// What became of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub enum Delivered {
         at: u64,
         /// What is wrong with it.
         why: String,
+        /// Whoever attaches later may get more of it: from another place, or of a disk that answers.
+        again: bool,
     },
     /// Our stdout or stderr refused it.
     Refused(Errno),
@@ -71,7 +76,7 @@ pub fn start(job: &Job, bell: &Bell, screen: &Arc<Screen>, chan: Chan, taking: T
     let name = if chan == Chan::STDOUT { "stdout" } else { "stderr" };
     std::thread::Builder::new().name(name.into()).spawn(move || {
         let watch = Watch::for_a_while();
-        let died = Delivered::Broken { at: 0, why: "the thread that delivers it died".into() };
+        let died = Delivered::Broken { at: 0, why: "the thread that delivers it died".into(), again: true };
         let last = LastWord::new(&bell, Event::Delivered(chan, died));
         let delivered = Delivery { job: &job, bell: &bell, screen: &screen, watch: &watch, chan, taking }.run(target);
         // Said before the watch is closed, which takes a while.
@@ -96,13 +101,17 @@ impl Delivery<'_> {
         // Watched before the first look: what comes in between wakes us.
         watch.add(&job.root.join(&dir));
         let _ = rustix::pipe::fcntl_setpipe_size(target, PIPE);
-        let opened = patiently(|| match taking.from {
+        let open = || match taking.from {
             Some(offset) => Reader::open_at(job.spool(), &dir, job.keys.clone(), stream, offset),
             None => Reader::open(job.spool(), &dir, job.keys.clone(), stream),
-        });
-        let mut reader = match opened {
-            Ok(reader) => reader,
-            Err(error) => return Delivered::Broken { at: 0, why: error.to_string() },
+        };
+        let mut doubt = Doubt::default();
+        let mut reader = loop {
+            match patiently(open) {
+                Ok(reader) => break reader,
+                Err(error) if self.may_be_mended(&error, &mut doubt) => watch.wait(&[job.over.fd()], MEND_WAIT),
+                Err(error) => return broken(0, error),
+            }
         };
         let along = taking.role == Role::Along;
         let mut notes = Notes { started: Instant::now(), noted: Duration::ZERO, owed: false, along };
@@ -113,6 +122,7 @@ impl Delivery<'_> {
             let over = job.over.is_declared();
             match patiently(|| reader.advance()) {
                 Ok(Item::Data(_)) => {
+                    doubt = Doubt::default();
                     if lost.is_none()
                         && let Err(errno) = self.screen.deliver(self.chan, target, reader.data())
                     {
@@ -128,7 +138,10 @@ impl Delivery<'_> {
                     let whole = end.kind == EndKind::Eof;
                     let short = taking.from.is_some_and(|from| from > end.length);
                     return lost.unwrap_or(match (whole, short) {
-                        (_, true) => Delivered::Broken { at: end.length, why: "there is no more of it".into() },
+                        (_, true) => {
+                            let why = "there is no more of it".into();
+                            Delivered::Broken { at: end.length, why, again: true }
+                        }
                         (true, false) => Delivered::Whole,
                         (false, false) => Delivered::Cut { at: end.length },
                     });
@@ -140,11 +153,21 @@ impl Delivery<'_> {
                 }
                 Ok(Item::Broken) => {
                     let why = "it was interrupted and cannot be continued".into();
-                    return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why });
+                    return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why, again: false });
                 }
-                Err(error) => return lost.unwrap_or(Delivered::Broken { at: reader.plain(), why: error.to_string() }),
+                Err(error) if self.may_be_mended(&error, &mut doubt) => {
+                    watch.wait(&[job.over.fd()], MEND_WAIT);
+                    // Where that fails too, the next look does.
+                    let _ = reader.reopen();
+                }
+                Err(error) => return lost.unwrap_or(broken(reader.plain(), error)),
             }
         }
+    }
+
+    /// May the loop pull anew what is damaged?
+    fn may_be_mended(&self, error: &Error, doubt: &mut Doubt) -> bool {
+        matches!(error, Error::Damaged { .. }) && !doubt.is_settled(self.job)
     }
 
     /// Our own reader takes no more.
@@ -155,8 +178,13 @@ impl Delivery<'_> {
     }
 }
 
+/// An output that our own disk does not give.
+fn broken(at: u64, error: Error) -> Delivered {
+    Delivered::Broken { at, why: error.to_string(), again: matches!(error, Error::Io { .. }) }
+}
+
 /// A disk that does not answer is asked again for a while, and a system that is
-/// short of something for as long as it is; damage is final.
+/// short of something for as long as it is.
 fn patiently<T>(mut look: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     let mut tries = 1;
     loop {

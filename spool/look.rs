@@ -13,6 +13,7 @@ use crate::fs::{Fs, Result};
 use crate::layout::{self, DETACHED, HELD, KEY, MESSAGE, ONETIME, ONETIME_PEM, Owner, PLUMB, Place, SEALED};
 use crate::log;
 use crate::name::{Chan, Digest, MsgId, Role};
+use crate::outcome::Outcome;
 use crate::phase::{Belief, Mark, QueueSeen, RecipientSeen, RqueueSeen, SenderSeen};
 use crate::segment::JobKeys;
 use crate::url::Sealed;
@@ -48,6 +49,12 @@ pub fn mark(fs: &dyn Fs, dir: &str, mark: Mark) -> Result<Option<Facts>> {
 /// Is the mark there, whatever it contains? For whoever asks again: trouble counts as no.
 pub fn has(fs: &dyn Fs, dir: &str, mark: Mark) -> bool {
     fs.exists(&format!("{dir}/{}", mark.name()))
+}
+
+/// The outcome that `done` gives a job that we asked for. A `done` without one is
+/// as good as none: the recipient is asked again.
+pub fn done(fs: &dyn Fs, msgid: MsgId) -> Result<Option<Outcome>> {
+    Ok(mark(fs, &Place::Jobs.dir(msgid), Mark::Done)?.and_then(|facts| facts.value("outcome")))
 }
 
 fn belief(there: bool, holds: impl FnOnce() -> Result<bool>) -> Result<Belief> {
@@ -115,7 +122,7 @@ pub fn queue(
         ack_ok: there(&dir, Mark::AckOk)?,
         job: job.is_some_and(|job| job.role == Role::Sender),
         receipt: receipt_in(mark(fs, &job_dir, Mark::Receipt)?),
-        cancel: there(&job_dir, Mark::Cancel)? || there(&job_dir, Mark::Done)?,
+        cancel: there(&job_dir, Mark::Cancel)? || done(fs, msgid)?.is_some(),
         wanted: is_wanted(fs, msgid)?,
         too_old: idle(fs, &dir, owner.as_ref(), &[])? > ages.idle_max,
     })
@@ -193,7 +200,7 @@ pub fn sender(fs: &dyn Fs, msgid: MsgId, ages: &Ages, owner: &Owner, keys: bool,
         broken,
         input_ended: input_ended(fs, msgid)?,
         patience_over: false,
-        done: there(Mark::Done)?,
+        done: done(fs, msgid)?.is_some(),
         too_old: idle(fs, &dir, Some(owner), &[Mark::Cancel, Mark::Done])? > ages.idle_max,
     })
 }

@@ -146,8 +146,9 @@ impl Reader {
         Ok(!file.is_at(&path)? && self.fs.is_there(&path)?)
     }
 
-    /// Goes on in the files that are here now, after what was given already.
-    fn reopen(&mut self) -> Result<()> {
+    /// Goes on in the files that are here now, after what was given already: what
+    /// was damaged may have been pulled anew.
+    pub fn reopen(&mut self) -> Result<()> {
         let (fs, given) = (self.fs.clone(), self.offset);
         let anew = Reader::begin(fs, &self.dir, self.keys.clone(), self.stream, |header| header.base <= given)?;
         let (told, told_at, skip) = (self.told, self.told_at, self.skip);

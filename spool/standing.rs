@@ -74,8 +74,8 @@ pub fn lost(fs: &dyn Fs, msgid: MsgId) -> Option<String> {
     }
 }
 
-/// How a job ended, as far as a mark says so; [`Outcome::Unknown`] if a mark is there and
-/// says nothing that can be believed.
+/// How a job ended, as far as a mark says so; [`Outcome::Unknown`] if a mark of the recipient is
+/// there and says nothing that can be believed.
 pub fn outcome(fs: &dyn Fs, msgid: MsgId) -> fs::Result<Option<Outcome>> {
     let (dir, mut ended) = (Place::Jobs.dir(msgid), None);
     for mark in [Mark::Over, Mark::Done, Mark::RunExit] {
@@ -84,10 +84,20 @@ pub fn outcome(fs: &dyn Fs, msgid: MsgId) -> fs::Result<Option<Outcome>> {
         }
         match look::mark(fs, &dir, mark)?.and_then(|facts| facts.value("outcome")) {
             Some(outcome) => return Ok(Some(outcome)),
+            // The recipient is asked for it again.
+            None if mark == Mark::Done => {}
             None => ended = Some(Outcome::Unknown),
         }
     }
     Ok(ended)
+}
+
+/// Is it final how a job ended? What cannot be read counts as no.
+pub fn is_over(fs: &dyn Fs, msgid: MsgId, role: Role) -> bool {
+    match role {
+        Role::Sender => look::done(fs, msgid).is_ok_and(|done| done.is_some()),
+        Role::Recipient => look::has(fs, &Place::Jobs.dir(msgid), Mark::Over),
+    }
 }
 
 /// The taker of what comes of a job of ours.
@@ -253,6 +263,8 @@ mod tests {
         };
         assert_eq!(outcome(&disk, ID).unwrap(), None);
         put(Mark::Done, "");
+        assert_eq!(outcome(&disk, ID).unwrap(), None, "the recipient is asked again");
+        put(Mark::Over, "");
         assert_eq!(outcome(&disk, ID).unwrap(), Some(Outcome::Unknown));
         put(Mark::RunExit, "exited 3");
         assert_eq!(outcome(&disk, ID).unwrap(), Some(Outcome::Exited(3)));

@@ -263,7 +263,9 @@ impl Peer {
         for entry in walk.filter(|entry| !entry.path().components().any(|part| part.as_os_str() == "onetime")) {
             let Ok(metadata) = entry.metadata() else { continue };
             let path = entry.path().strip_prefix(&self.home).unwrap_or(entry.path()).display();
-            let content = std::fs::read(entry.path()).ok().filter(|bytes| bytes.len() < 300);
+            // A FIFO would be waited for.
+            let content = metadata.is_file().then(|| std::fs::read(entry.path()).ok()).flatten();
+            let content = content.filter(|bytes| bytes.len() < 300);
             let content = content.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
             let content = content.trim_end().escape_debug();
             text += &format!("{path} {} {content}\n", metadata.len());

@@ -1,12 +1,13 @@
 //! Locks that lose their names while everything runs: whoever holds one is seen
 //! again, nobody else takes its place, and nobody is blocked by what has the name.
 
-use crate::homes::{NETPLUMB, PLUMB, Peer, pair, pair_up, read_up_to, send, wait_until};
+use crate::homes::{NETPLUMB, PLUMB, Peer, kill_9, pair, pair_up, read_up_to, send, wait_until};
 use crate::patience::PATIENCE;
 use rustix::process::Signal;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often a name is removed, and how far apart.
@@ -22,11 +23,20 @@ fn start(a: &Peer, options: &[&str], command: &str) -> (Child, ChildStdin) {
     (plumb, stdin)
 }
 
-/// Its status, and what it said.
+/// Its status, and what it said; it is killed if it does not end.
 fn end(mut plumb: Child) -> (Option<i32>, String, String) {
+    let (ended, late) = channel::<()>();
+    let pid = plumb.id();
+    let watchdog = std::thread::spawn(move || {
+        if late.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            kill_9(pid);
+        }
+    });
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let out = text(read_up_to(plumb.stdout.take().expect("a pipe"), 1 << 20));
     let err = text(read_up_to(plumb.stderr.take().expect("a pipe"), 1 << 20));
+    drop(ended);
+    watchdog.join().expect("it ends");
     (plumb.wait().expect("it ends").code(), out, err)
 }
 
@@ -146,7 +156,7 @@ fn a_plumb_whose_place_was_taken_leaves_the_job_to_the_other() {
     let (a, b) = pair_up();
     let go = b.home.join("go");
     let command = format!("echo some; while [ ! -e {} ]; do sleep 0.05; done; echo more", go.display());
-    let (mut first, stdin) = start(&a, &[], &command);
+    let (first, stdin) = start(&a, &[], &command);
     drop(stdin);
     let id = only_id(&a, "jobs");
     wait_until("some output is here", || a.spool(&format!("jobs/{id}/in/2/read")).exists());
@@ -158,8 +168,7 @@ fn a_plumb_whose_place_was_taken_leaves_the_job_to_the_other() {
     let is_seen = || a.netplumb(&["jobs", "--json"]).good().text().contains("\"plumb\":true");
     wait_until("the second one has the job", is_seen);
     send(first.id(), Signal::CONT);
-    let status = first.wait().expect("it leaves").code();
-    let said = String::from_utf8_lossy(&read_up_to(first.stderr.take().expect("a pipe"), 1 << 20)).into_owned();
+    let (status, _, said) = end(first);
     assert_eq!(status, Some(255), "{said}");
     assert_eq!(said.lines().last(), Some("plumb: origin=transport status=76 reason=detached"), "{said}");
     std::fs::write(&go, b"").expect("a file");
@@ -194,7 +203,9 @@ fn a_fifo_in_the_place_of_a_lock_blocks_nobody() {
         }
         touch(&peer.spool(&format!("jobs/{id}")));
     }
-    assert_eq!(a.plumb(&["b", "echo another"], b"").good().text(), "another\n");
+    let (another, _) = start(&a, &[], "echo another");
+    let (status, out, err) = end(another);
+    assert_eq!((status, out.as_str()), (Some(0), "another\n"), "{err}");
     stdin.write_all(b"more").expect("plumb reads");
     drop(stdin);
     let (status, out, err) = end(plumb);

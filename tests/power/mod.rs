@@ -23,7 +23,7 @@ use std::time::Duration;
 /// Everything comes to rest within this time after a cut, on a slow machine too.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// A control run, whose syncs are left out, often comes to no rest.
-const SHORT_PATIENCE: Duration = Duration::from_secs(30);
+const SHORT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Cuts the power `count` times, or until `enough` promises are broken; gives the broken promises.
 /// `None` where no image can be mounted.

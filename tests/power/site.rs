@@ -5,9 +5,7 @@ use crate::image::{Image, Kind, Loss, Switch};
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
 
-/// Killed processes are gone within this time.
 /// The size of an image; xfs needs 300 at least.
 const MEBIBYTES: u64 = 600;
 

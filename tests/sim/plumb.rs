@@ -216,9 +216,9 @@ impl Ears {
         if disk.is_dead() || self.done.is_some() {
             return;
         }
-        let Ok(facts) = Facts::read(disk, &Place::Jobs.file(msgid, Mark::Done.name())) else { return };
-        if let Some(facts) = facts {
-            self.done = Some(facts.value("outcome").unwrap_or(Outcome::Unknown));
+        let Ok(done) = spool::look::done(disk, msgid) else { return };
+        if done.is_some() {
+            self.done = done;
         } else if !disk.exists(&Place::Jobs.dir(msgid)) {
             self.done = Some(Outcome::Unknown);
         }
