@@ -7,8 +7,8 @@
 //! all that, never before (doc/PROTOCOL.md#states).
 
 use crate::begin::Job;
-use crate::doubt::Doubt;
 use crate::bell::{Event, Events};
+use crate::doubt::Doubt;
 use crate::ending::{Ending, Reason, stream_name};
 use crate::input::InputEnd;
 use crate::output::Delivered;
