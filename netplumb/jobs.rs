@@ -336,6 +336,6 @@ mod tests {
         std::fs::create_dir(root.join(Place::Jobs.dir(MsgId([2; 20])))).unwrap();
         assert_eq!(lines(&hand.view, true).len(), 3);
         let text = printed(|out| list(&hand.view, &args(false, false), out));
-        assert!(text.contains("unreadable") && text.contains("in/0/7"), "{text}");
+        assert!(text.contains("is no regular file of ours"), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::view::tests::{hand_made, printed};
-use spool::layout::SEALED;
+use spool::layout::{DETACHED, SEALED};
 
 #[test]
 fn a_submitted_job_shows_its_words_and_no_secret() {
@@ -31,6 +31,7 @@ fn data_hex(bytes: &[u8]) -> String {
 fn a_mark_whose_file_differs_is_doubted() {
     let hand = hand_made();
     let msgid = hand.submit(&["cat"]).keys.msgid;
+    hand.facts(&Place::Jobs.file(msgid, DETACHED), "input=open\n");
     let sealed = spool::url::Sealed { digest: Digest::of(b"sealed"), length: 6, key: Digest([0; 32]) };
     hand.facts(&Place::Queue.file(msgid, Mark::SendOk.name()), &look::sealed_facts(&sealed).to_string());
     hand.put(&Place::Queue.file(msgid, SEALED), "sealed");

@@ -279,6 +279,10 @@ impl<'a> Attendant<'a> {
             Event::Input(InputEnd::Disk(error)) => {
                 // Input that nobody will read any more is no loss.
                 if self.exit.is_none() && self.done.is_none() {
+                    // Its log was damaged while it was written, so it has no end.
+                    if matches!(error, Error::Damaged { .. }) && self.tell_damage(u64::MAX).is_ok() {
+                        return None;
+                    }
                     let outcome = Some(self.cancel("our disk failed"));
                     return Some(Ending { outcome, ..Ending::failed(Reason::Disk, error) });
                 }

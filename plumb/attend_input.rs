@@ -16,17 +16,25 @@ impl Attendant<'_> {
     /// would wait for one that is gone; only we can know that there was one.
     pub(super) fn look_at_input(&mut self) -> Result<(), Error> {
         let Some(tail) = self.tail.as_ref().filter(|_| !self.is_over()) else { return Ok(()) };
-        let (fs, (dir, stream)) = (&*self.job.fs, self.job.outgoing(Chan::STDIN));
+        let (fs, (dir, _)) = (&*self.job.fs, self.job.outgoing(Chan::STDIN));
         if fs.size(&tail.path)?.is_some_and(|size| size >= tail.size) {
             return Ok(());
         }
-        if log::hinted(fs, &format!("{dir}/got"))? < tail.offset
-            && let damage::Found::Damaged(damage) = damage::look(fs, &dir, &self.job.keys, stream, tail.offset)?
-        {
+        if log::hinted(fs, &format!("{dir}/got"))? < tail.offset {
+            self.tell_damage(tail.offset)?;
+        }
+        self.tail = None;
+        Ok(())
+    }
+
+    /// Cancels the job if less than `claimed` bytes of the log of our input are good on our
+    /// disk: the command must not take what it has for all of it.
+    pub(super) fn tell_damage(&self, claimed: u64) -> Result<(), Error> {
+        let (fs, (dir, stream)) = (&*self.job.fs, self.job.outgoing(Chan::STDIN));
+        if let damage::Found::Damaged(damage) = damage::look(fs, &dir, &self.job.keys, stream, claimed)? {
             self.screen.note(damage.facts().text("reason").unwrap_or_default());
             let _ = submit::cancel_for(fs, self.job.msgid(), damage.facts());
         }
-        self.tail = None;
         Ok(())
     }
 
