@@ -32,7 +32,7 @@ pub struct Args {
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<()> {
     answer(false, |out| {
-        let Some(view) = View::open()? else { return Err(fail(NO_ID, "nothing was ever queued here")) };
+        let view = View::open()?;
         let found = view.find(&args.id)?;
         let said = cancel(&view, &found, (!args.dry_run).then_some(args.reason.as_str()))?;
         writeln!(out, "{}: {}", found.msgid, clean(&said))?;

@@ -85,7 +85,7 @@ impl Dumped {
         let below = spool.and_then(|spool| real.strip_prefix(spool).ok().map(Path::to_path_buf));
         let part = |component: Component| component.as_os_str().to_str().map(str::to_string);
         let inside = below.iter().flat_map(|below| below.components().filter_map(part)).collect();
-        let view = home.and_then(|home| View::of(home).ok().flatten());
+        let view = home.and_then(|home| View::of(home).ok());
         Ok(Dumped { bytes, inside, path: real, view })
     }
 

@@ -33,12 +33,9 @@ pub struct Args {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    answer(args.json, |out| match View::open()? {
-        Some(view) => list(&view, &args, out),
-        None => {
-            eprintln!("there are no jobs");
-            Ok(())
-        }
+    answer(args.json, |out| {
+        let view = View::open()?;
+        list(&view, &args, out)
     })
 }
 

@@ -27,12 +27,9 @@ pub struct Args {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    answer(args.json, |out| match View::open()? {
-        Some(view) => list(&view, &args, now(), out),
-        None => {
-            eprintln!("the queue is empty");
-            Ok(())
-        }
+    answer(args.json, |out| {
+        let view = View::open()?;
+        list(&view, &args, now(), out)
     })
 }
 

@@ -5,7 +5,6 @@
 //! asks for: the words, the user, the names of the variables. Never a secret,
 //! never a variable's value.
 
-use crate::fail::{NO_ID, fail};
 use crate::jobs::{outcome, phase};
 use crate::listing::{answer, bytes, clean, field, line, quoted, seconds};
 use crate::logs;
@@ -37,7 +36,7 @@ pub struct Args {
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<()> {
     answer(args.json, |out| {
-        let Some(view) = View::open()? else { return Err(fail(NO_ID, "nothing was ever queued here")) };
+        let view = View::open()?;
         let shown = see(&view, &view.find(&args.id)?);
         if args.json { line(out, &shown) } else { print(&shown, now(), out) }
     })

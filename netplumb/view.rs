@@ -9,7 +9,7 @@ use spool::alive::{self, Trouble};
 use spool::atomic::Disk;
 use spool::clock;
 use spool::crypto::SpoolKey;
-use spool::fs::Fs;
+use spool::fs::{Fs, is_shortage};
 use spool::home::{Error, Home, Policy, is_there};
 use spool::layout::{self, Owner, Place};
 use spool::name::{MsgId, PeerName, Role, Username};
@@ -59,23 +59,19 @@ impl Found {
 }
 
 impl View {
-    /// Looks at the home that the environment names. `None`: it has an
-    /// identity and no spool yet, so nothing was ever queued.
-    pub fn open() -> anyhow::Result<Option<View>> {
+    /// Looks at the home that the environment names.
+    pub fn open() -> anyhow::Result<View> {
         View::of(Home::find()?)
     }
 
     /// Looks at this home.
-    pub fn of(home: Home) -> anyhow::Result<Option<View>> {
-        if !is_there(&home.spool)? {
-            return match is_there(&home.config.join("certs/username"))? {
-                true => Ok(None),
-                false => Err(Error::NoIdentity(home.config).into()),
-            };
+    pub fn of(home: Home) -> anyhow::Result<View> {
+        if !is_there(&home.spool)? && !is_there(&home.config.join("certs/username"))? {
+            return Err(Error::NoIdentity(home.config).into());
         }
         let fs = home.look_at_spool()?;
-        let (uptime, names) = (clock::uptime(&*fs)?, names(&home.config.join("peers")));
-        Ok(Some(View { home, fs, uptime, names }))
+        let (uptime, names) = (clock::uptime(&*fs)?, names(&home.config.join("peers"))?);
+        Ok(View { home, fs, uptime, names })
     }
 
     /// What we call a peer.
@@ -196,15 +192,25 @@ pub fn short(msgid: MsgId) -> String {
     msgid.to_string().chars().take(SHORT).collect()
 }
 
-/// What we call whom, from the `username` files alone, so that one damaged peer hides no other.
-fn names(peers: &Path) -> BTreeMap<Username, PeerName> {
-    let entries = std::fs::read_dir(peers).into_iter().flatten().flatten();
-    let named = entries.filter_map(|entry| {
-        let name = entry.file_name().to_str()?.parse().ok()?;
-        let username = std::fs::read_to_string(entry.path().join("username")).ok()?;
-        Some((username.trim().parse().ok()?, name))
-    });
-    named.collect()
+/// What we call whom, from the `username` files alone, so that one damaged peer hides no
+/// other. An error if the system is short of something: then a peer may only seem not to be there.
+fn names(peers: &Path) -> Result<BTreeMap<Username, PeerName>, Error> {
+    let read = |path: &Path, read: std::io::Result<String>| match read {
+        Err(source) if is_shortage(&source) => Err(Error::Io { path: path.into(), source }),
+        other => Ok(other.ok()),
+    };
+    let entries = match std::fs::read_dir(peers) {
+        Err(source) if is_shortage(&source) => return Err(Error::Io { path: peers.into(), source }),
+        entries => entries.into_iter().flatten().flatten(),
+    };
+    let mut names = BTreeMap::new();
+    for entry in entries {
+        let path = entry.path().join("username");
+        let username = read(&path, std::fs::read_to_string(&path))?.and_then(|text| text.trim().parse().ok());
+        let name = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        names.extend(username.zip(name));
+    }
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -237,7 +243,7 @@ pub mod tests {
         home.name_spool(&home.make_spool().unwrap()).unwrap();
         let disk = Disk::open(&home.spool).unwrap();
         clock::Keeper::default().tick(&disk, 1000).unwrap();
-        let view = View::of(home).unwrap().unwrap();
+        let view = View::of(home).unwrap();
         Hand { directory, view }
     }
 
@@ -318,19 +324,21 @@ pub mod tests {
     }
 
     #[test]
-    fn a_home_without_spool_is_empty_and_one_without_identity_an_error() {
+    fn a_home_without_spool_or_identity_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home { config: directory.path().join("config"), spool: directory.path().join("spool") };
-        assert!(View::of(home.clone()).is_err());
+        let refused = |home| View::of(home).err().expect("it cannot be looked at").to_string();
+        assert!(refused(home.clone()).contains("netplumb keygen"));
         std::fs::create_dir_all(home.config.join("certs")).unwrap();
         std::fs::write(home.config.join("certs/username"), "x").unwrap();
-        assert!(View::of(home.clone()).unwrap().is_none());
+        let away = refused(home.clone());
+        assert!(away.contains("/spool") && !away.contains("keygen"), "{away}");
         assert!(!directory.path().join("spool").exists(), "looking makes nothing");
         std::fs::remove_file(home.config.join("certs/username")).unwrap();
         // A link to itself is there, and cannot be read.
         std::os::unix::fs::symlink(&home.spool, &home.spool).unwrap();
-        let error = View::of(home).err().expect("it cannot be looked at");
-        assert!(error.to_string().contains("/spool: "), "no word of keygen: {error}");
+        let error = refused(home);
+        assert!(error.contains("/spool: "), "no word of keygen: {error}");
     }
 
     #[test]

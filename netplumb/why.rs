@@ -4,7 +4,6 @@
 //! prints it with one sentence for its cause. The times in it are wall-clock
 //! seconds: they are for people, and decide nothing.
 
-use crate::fail::{NO_ID, fail};
 use crate::listing::{answer, field, line, seconds};
 use crate::view::{Found, View, told};
 use serde::Serialize;
@@ -31,7 +30,7 @@ pub struct Args {
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<()> {
     answer(args.json, |out| {
-        let Some(view) = View::open()? else { return Err(fail(NO_ID, "nothing was ever queued here")) };
+        let view = View::open()?;
         tell(&view, &view.find(&args.id)?, args.json, now(), out)
     })
 }

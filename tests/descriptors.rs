@@ -47,7 +47,7 @@ impl Crowd {
         b.quota(&a, "jobs = 1000");
         for (peer, side) in [(&mut a, Few::Sender), (&mut b, Few::Recipient)] {
             match few == side {
-                true => peer.up_as(peer.command_with_descriptors(NETPLUMB, descriptors)),
+                true => peer.up_as(peer.command_with_descriptors(NETPLUMB, descriptors, descriptors)),
                 false => peer.up(),
             }
         }
@@ -60,7 +60,7 @@ impl Crowd {
     fn come(&mut self, count: usize, descriptors: u64, chance: &mut Chance) {
         for number in 0..count {
             let command = match self.few {
-                Few::Plumb => self.a.command_with_descriptors(PLUMB, descriptors),
+                Few::Plumb => self.a.command_with_descriptors(PLUMB, descriptors, ENOUGH),
                 Few::Sender | Few::Recipient => self.a.command(PLUMB),
             };
             let traces = self.outside.path().join(format!("job-{number}"));
@@ -183,15 +183,22 @@ impl Crowd {
         causes
     }
 
-    /// Raises the limit of all processes that were limited.
-    fn raise(&self) {
-        let pids = match self.few {
-            Few::Sender => self.a.processes(),
-            Few::Recipient => self.b.processes(),
-            Few::Plumb => self.jobs.iter().filter_map(Job::plumb).collect(),
-        };
-        for pid in pids.into_iter().filter_map(|pid| Pid::from_raw(pid as i32)) {
-            let _ = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(ENOUGH), maximum: Some(ENOUGH) });
+    /// Raises the limit: of each `plumb` while it runs, of a daemon by another start, for that may need a right
+    /// that nobody here has.
+    fn raise(&mut self) {
+        let raised = Rlimit { current: Some(ENOUGH), maximum: Some(ENOUGH) };
+        match self.few {
+            Few::Plumb => {
+                let pids = self.jobs.iter().filter_map(Job::plumb).filter_map(|pid| Pid::from_raw(pid as i32));
+                pids.for_each(|pid| {
+                    let _ = prlimit(Some(pid), Resource::Nofile, raised.clone());
+                });
+            }
+            Few::Sender | Few::Recipient => {
+                let peer = if self.few == Few::Sender { &mut self.a } else { &mut self.b };
+                peer.kill();
+                peer.up();
+            }
         }
     }
 
@@ -280,8 +287,10 @@ fn crowd(few: Few, descriptors: u64, count: usize, chance: &mut Chance) -> Vec<S
     crowd.all_say_why(|_| true);
     let (limited, raised) = (began.elapsed(), Instant::now());
     let mut hung = crowd.waiting(&|_| true).len();
-    while hung > 0 && raised.elapsed() < PATIENCE {
+    if hung > 0 {
         crowd.raise();
+    }
+    while hung > 0 && raised.elapsed() < PATIENCE {
         hung = crowd.run(Duration::ZERO, |_| true);
     }
     let wrong = |job: &&Job| job.told.as_ref().is_some_and(|told| *told != Told::Status(job.plan.status));
@@ -388,7 +397,7 @@ fn a_verb_with_few_descriptors_says_so_or_the_truth_and_changes_nothing() {
     for words in verbs {
         let truth = a.netplumb(words);
         for descriptors in 4..=24 {
-            let mut command: Command = a.command_with_descriptors(NETPLUMB, descriptors);
+            let mut command: Command = a.command_with_descriptors(NETPLUMB, descriptors, descriptors);
             command.args(words);
             let ran = run(command, b"");
             let said = format!("{words:?} with {descriptors}: {}, {}{}", ran.status, ran.text(), ran.stderr);

@@ -152,10 +152,10 @@ impl Peer {
         command
     }
 
-    /// A program in this home that may have so many descriptors, and no more. It keeps its pid.
-    pub fn command_with_descriptors(&self, program: &str, count: u64) -> Command {
+    /// A program in this home that may have so many descriptors, and give itself at most `limit`. It keeps its pid.
+    pub fn command_with_descriptors(&self, program: &str, count: u64, limit: u64) -> Command {
         let mut command = self.command("prlimit");
-        command.arg(format!("--nofile={count}:{count}")).arg(program);
+        command.arg(format!("--nofile={count}:{limit}")).arg(program);
         command
     }
 
