@@ -19,19 +19,22 @@ use spool::alive::Life;
 use spool::atomic::Disk;
 use spool::clock::{self, Clock, System};
 use spool::facts::Facts;
-use spool::fs::{Fs, Lock, ODD};
+use spool::fs::{Fs, Lock};
 use spool::home::Home;
-use spool::layout::{DIRECTORIES, Owner, Place, SPOOL, make_dirs};
+use spool::layout::{Owner, Place, SPOOL};
 use spool::name::Username;
 use spool::report::{Order, Report};
 use spool::roster::Roster;
-use spool::spool_id::{self, ID};
+use spool::spool_id::ID;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
+
+#[path = "session_upkeep.rs"]
+mod upkeep;
 
 /// Others ask for the lock only to see who has it: that is short.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
@@ -397,65 +400,6 @@ impl Session {
         self.tell_odd();
         if now >= self.ticked_at + MINUTE {
             self.tick_clock(now);
-        }
-    }
-
-    /// Makes again what a spool must have, and moves aside what stands in its place.
-    fn keep_spool(&self) {
-        for directory in DIRECTORIES {
-            match self.disk.is_dir(directory) {
-                Ok(true) => {}
-                Ok(false) => {
-                    tracing::warn!("{directory} was gone from the spool: made again");
-                    if let Err(error) = make_dirs(&*self.disk, directory) {
-                        tracing::warn!("{error}");
-                    }
-                }
-                Err(error) => tracing::warn!("{error}"),
-            }
-        }
-        match spool_id::keep(&*self.disk, &self.id) {
-            Ok(true) => tracing::warn!("{ID} was lost from the spool: written again"),
-            Ok(false) => {}
-            Err(error) => tracing::warn!("{error}"),
-        }
-    }
-
-    /// Leaves a notice of each thing that was moved aside.
-    fn tell_odd(&mut self) {
-        // What cannot be listed at the moment is listed at the next beat.
-        let names = self.disk.list(ODD).unwrap_or_default().into_iter().map(|entry| entry.name);
-        for name in names.filter(|name| self.odd.insert(name.clone())).collect::<Vec<_>>() {
-            let what = format!("{name} could not be a file of ours, and was moved to {ODD}/");
-            let notice = Notice { about: format!("{ODD}.{name}"), what, peer: None, at: clock::wall() };
-            let _ = self.clerk.send(Errand::Notice(notice));
-        }
-    }
-
-    fn tick_clock(&mut self, now: Duration) {
-        let seconds = now.saturating_sub(self.ticked_at).as_secs();
-        match self.uptime.tick(&*self.disk, seconds) {
-            Ok(doubt) => {
-                self.ticked_at += Duration::from_secs(seconds);
-                doubt.iter().for_each(|doubt| tracing::warn!("{doubt}"));
-            }
-            Err(error) => tracing::warn!("{error}"),
-        }
-    }
-
-    /// Reads settings and peers; what cannot be read stays as it was.
-    fn configure(&mut self) {
-        for trouble in self.roster.read(&self.home) {
-            tracing::warn!("a peer stays as it was: {trouble}");
-        }
-        let peers = self.roster.peers();
-        let quotas = peers.map(|peer| (peer.username.clone(), peer.policy.quota.jobs)).collect();
-        match self.home.settings() {
-            Ok(settings) => {
-                self.keepers.set_bounds(settings.ages(), quotas);
-                let _ = self.clerk.send(Errand::Command(settings.on_notice));
-            }
-            Err(error) => tracing::error!("{error}"),
         }
     }
 

@@ -12,26 +12,26 @@ use crate::state::{self, Change, RecipientStep, SenderStep};
 use crate::steps::{self, Steps};
 use crate::stream::Event;
 use crate::streams::{Streams, shortage};
-use spool::bucket::Priority;
-use spool::crypto::Key;
 use spool::fs::Lock;
-use spool::layout::{ALONG, MESSAGE, Owner, PLUMB, Place, log_in, rest_label};
-use spool::look::{self, MESSAGE_REST_MAX};
+use spool::layout::{ALONG, Owner, PLUMB, Place, log_in};
+use spool::look::{self};
 use spool::name::{Chan, Digest, MsgId, Role};
-use spool::phase::{Mark, RecipientPhase, RecipientSeen, SenderPhase, SenderSeen};
+use spool::phase::{Mark, RecipientPhase, SenderPhase};
 use spool::report::{Report, Turn};
 use spool::retry::{Backoff, Ceiling};
 use spool::segment::JobKeys;
-use spool::tap1::{self, Kind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use zeroize::Zeroizing;
 
 #[path = "job_acts.rs"]
 mod acts;
 #[path = "job_check.rs"]
 mod check;
+#[path = "job_files.rs"]
+mod files;
+
+use files::{keys, message, priority, recipient_loss, sender_loss};
 
 /// After its input was aborted, a recipient has this long to end by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -431,67 +431,4 @@ impl<N: Net> Job<N> {
         report.error = trouble.map(|trouble| trouble.error);
         Some(report)
     }
-}
-
-/// Why a job that we asked for cannot go on, though nobody ended it.
-fn sender_loss(seen: &SenderSeen) -> Option<&'static str> {
-    match seen {
-        SenderSeen { too_old: true, .. } => Some(TOO_OLD),
-        SenderSeen { key: false, .. } => Some("its secret (the file `key`) is lost or damaged"),
-        SenderSeen {
-            queue: false, held: false, receipt: false, sent: false, attended: false, wanted: true, ..
-        } => Some("its message is lost from the queue"),
-        _ => None,
-    }
-}
-
-/// Why a job that we run cannot go on, though nobody ended it.
-fn recipient_loss(seen: &RecipientSeen) -> Option<&'static str> {
-    match seen {
-        RecipientSeen { owner: false, .. } => Some("the file `peer` is lost or damaged, so nobody knows whose it was"),
-        RecipientSeen { too_old: true, .. } => Some(TOO_OLD),
-        RecipientSeen { message: false, .. } => Some("its message is lost or damaged"),
-        _ => None,
-    }
-}
-
-/// The message that was delivered, if it opens.
-fn message<N: Net>(world: &World<N>, msgid: MsgId) -> Result<Option<Zeroizing<Vec<u8>>>, Trouble> {
-    let sealed = world.fs.read_if_sound(&Place::Jobs.file(msgid, MESSAGE), MESSAGE_REST_MAX)?;
-    Ok(sealed.and_then(|sealed| world.spool_key.open(&rest_label(MESSAGE, msgid), &sealed).ok()))
-}
-
-/// The keys of a job, whichever side we are on; `None` if its secret does not open.
-fn keys<N: Net>(
-    world: &World<N>,
-    msgid: MsgId,
-    owner: &Owner,
-    message: Option<&Vec<u8>>,
-) -> Result<Option<JobKeys>, Trouble> {
-    match owner.role {
-        Role::Sender => Ok(look::sender_keys(&*world.fs, msgid, &world.spool_key, world.ours())?),
-        Role::Recipient => Ok(message.and_then(|message| secret(message)).map(|secret| JobKeys {
-            secret,
-            sender: owner.username.clone(),
-            recipient: world.ours().clone(),
-            msgid,
-        })),
-    }
-}
-
-/// What START says of the job's priority.
-fn priority(mut message: &[u8]) -> Priority {
-    let mut start = || {
-        tap1::read(&mut message).ok()??;
-        let packet = tap1::read(&mut message).ok()??;
-        let list = tap1::read_list(&packet.payload).ok()?;
-        std::str::from_utf8(list.get("priority")?).ok()?.parse().ok()
-    };
-    start().unwrap_or_default()
-}
-
-/// The secret of a job, from its message.
-fn secret(mut message: &[u8]) -> Option<Key> {
-    let packet = tap1::read(&mut message).ok()??;
-    Some(Key(packet.payload.try_into().ok().filter(|_| packet.kind == Kind::Key)?))
 }

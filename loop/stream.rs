@@ -7,22 +7,23 @@
 use crate::World;
 use crate::comm::{self, Trouble};
 use crate::gather::Gather;
-use crate::net::{Answer, Body, Get, Net, NetError};
+use crate::net::{Answer, Get, Net};
 use crate::peers::Known;
 use crate::pull::{Pull, Sync, Synced, Want};
 use crate::streams::Moved;
-use bytes::Bytes;
 use spool::bucket::{Mover, Priority};
 use spool::log::CopyError;
 use spool::name::Chan;
 use spool::retry::{Backoff, Ceiling};
 use spool::url::{self, Ask, What, Word};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
+
+#[path = "stream_under.rs"]
+mod under;
+use under::{Next, Under, advance, finished, lost_thread};
 
 /// What a stream tells the job that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,28 +58,6 @@ const FRUITLESS_MAX: u32 = 2;
 const FRUITLESS_APART: Duration = Duration::from_millis(100);
 /// The producer is asked to look at its log no more often than this.
 const TIPS_APART: Duration = Duration::from_secs(5);
-
-type Asked = Pin<Box<dyn Future<Output = Result<Answer, NetError>> + Send>>;
-type Paused = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// What is under way on the link.
-enum Under {
-    /// A GET.
-    Get(Asked),
-    /// Its bytes.
-    Body(Body),
-    /// Nothing, for a while.
-    Pause(Paused),
-    /// Nothing any more: END is held.
-    End,
-}
-
-/// What happened next.
-enum Next {
-    Answer(Result<Answer, NetError>),
-    Bytes(Result<Option<Bytes>, NetError>),
-    Again,
-}
 
 /// One channel being pulled.
 pub struct Stream<N: Net> {
@@ -452,33 +431,4 @@ impl<N: Net> Drop for Stream<N> {
             telling.abort();
         }
     }
-}
-
-/// The next thing that happens on the link. Dropping this future loses nothing.
-async fn advance(under: &mut Under) -> Next {
-    match under {
-        Under::Get(asked) => Next::Answer(asked.await),
-        Under::Body(body) => Next::Bytes(body.next().await),
-        Under::Pause(paused) => {
-            paused.await;
-            Next::Again
-        }
-        Under::End => std::future::pending().await,
-    }
-}
-
-/// Waits for a task that may not have been started; never ready then.
-async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
-    match task {
-        Some(handle) => {
-            let result = handle.await;
-            *task = None;
-            result
-        }
-        None => std::future::pending().await,
-    }
-}
-
-fn lost_thread() -> spool::fs::Error {
-    spool::fs::Error::unsynced("in", std::io::Error::other("the thread is gone"))
 }

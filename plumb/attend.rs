@@ -14,14 +14,14 @@ use crate::input::InputEnd;
 use crate::output::Delivered;
 use crate::presence::Presence;
 use crate::progress::Progress;
-use crate::screen::{Screen, one_line};
+use crate::screen::Screen;
 use crate::signals;
-use job::control::{Control, Heard, Listener, Speaker};
+use job::control::{Control, Listener, Speaker};
 use job::submit;
 use spool::facts::Facts;
 use spool::fs::{Error, Fs};
 use spool::layout::{self, Owner, Place};
-use spool::log::{Reader, Tail, Writer};
+use spool::log::{Tail, Writer};
 use spool::look;
 use spool::name::Chan;
 use spool::outcome::Outcome;
@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 mod input;
 #[path = "leave.rs"]
 mod leave;
+#[path = "attend_peer.rs"]
+mod peer;
 pub use leave::{Role, Stance};
 
 /// How long a lost wake-up can keep us.
@@ -193,63 +195,6 @@ impl<'a> Attendant<'a> {
         complete || self.done.is_some() || (self.deaf && self.exit.is_none()) || self.outputs.iter().any(broken)
     }
 
-    fn look_for_done(&mut self) {
-        if self.done.is_some() {
-            return;
-        }
-        // What cannot be read is looked for again.
-        let done = look::done(&*self.job.fs, self.job.msgid());
-        let (Ok(done), Ok(over)) = (done, self.mark(Mark::Over)) else { return };
-        // Where `peer` is damaged the loop does not know the job for ours, and makes it `over`.
-        self.done = done.or(over.map(|over| over.value("outcome").unwrap_or(Outcome::Unknown)));
-        if self.done.is_none() && !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
-            self.screen.note("the job's directory is gone from the spool");
-            self.done = Some(Outcome::Unknown);
-        }
-    }
-
-    fn hear(&mut self) {
-        while !self.deaf {
-            match self.next_word() {
-                Ok(Heard::Said(Control::Exit(outcome))) => {
-                    self.screen.detail(format_args!("{}: {}", self.peer, one_line(&outcome)));
-                    self.exit.get_or_insert(outcome);
-                }
-                Ok(Heard::Said(Control::Close(Chan::STDIN))) => self.job.unread.declare(),
-                // The keeper has no more to say to us.
-                Ok(Heard::Said(Control::Signal(_) | Control::Close(_))) => {}
-                Ok(Heard::Nothing) => {
-                    self.doubt = Doubt::default();
-                    return;
-                }
-                Ok(Heard::End | Heard::Broken) => self.deaf = true,
-                // A disk that does not answer is asked again at the next look.
-                Err(job::Error::Disk(Error::Io { .. })) => return,
-                Err(job::Error::Disk(Error::Damaged { .. })) if !self.doubt.is_settled(self.job) => {
-                    self.listener = None;
-                    return;
-                }
-                Err(error) => {
-                    self.screen.note(error);
-                    self.deaf = true;
-                }
-            }
-        }
-    }
-
-    /// The next thing on channel 0, which is heard from its beginning by whoever opens it.
-    fn next_word(&mut self) -> Result<Heard, job::Error> {
-        let listener = match &mut self.listener {
-            Some(listener) => listener,
-            None => {
-                let (dir, stream) = self.job.incoming(Chan::CONTROL);
-                let reader = Reader::open(self.job.spool(), &dir, self.job.keys.clone(), stream)?;
-                self.listener.insert(Listener::new(reader))
-            }
-        };
-        listener.hear()
-    }
-
     fn follow(&mut self, event: Event) -> Option<Ending> {
         match event {
             Event::Signal(signal, at) => return self.signal(signal, at),
@@ -366,18 +311,6 @@ impl<'a> Attendant<'a> {
         let owner = Owner::read(fs, &Place::Jobs.dir(msgid)).ok().flatten();
         let unsent = owner.is_some_and(|owner| matches!(look::may_have_left(fs, msgid, &owner), Ok(false)));
         if matches!(alone, Ok(true)) && unsent { Outcome::NotStarted } else { Outcome::Unknown }
-    }
-
-    fn speak(&mut self) {
-        while let Some(control) = self.unsaid.front() {
-            match say(&mut self.speaker, self.job, control) {
-                // It is said when there is room again.
-                Err(job::Error::Disk(error)) if error.passes().is_some() => return,
-                Err(error) => self.screen.note(format_args!("cannot tell {}: {error}", self.peer)),
-                Ok(()) => layout::touch(&*self.job.fs, Place::Jobs, self.job.msgid()),
-            }
-            self.unsaid.pop_front();
-        }
     }
 
     fn mark(&self, mark: Mark) -> Result<Option<Facts>, Error> {

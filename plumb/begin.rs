@@ -6,12 +6,13 @@
 
 use crate::args::Request;
 use crate::bell::{Bell, Event, Events, Over};
+use crate::blocked::Blocked;
 use crate::ending::{Ending, Reason};
 use crate::presence::Presence;
 use crate::producer::Producer;
 use crate::screen::Screen;
 use crate::why::{Why, is_daemon_alive};
-use crate::{input, input::Blocked, signals};
+use crate::{input, signals};
 use job::message::Start;
 use job::submit::{self, Submitted};
 use spool::atomic::{Disk, SICK};

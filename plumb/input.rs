@@ -9,6 +9,7 @@
 
 use crate::begin::Job;
 use crate::bell::{Bell, Event, LastWord, Over};
+use crate::blocked::Blocked;
 use crate::producer::{Next, Producer};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -20,7 +21,7 @@ use spool::usage::{Meter, Room};
 use spool::wait::Watch;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What is read in one go, in bytes.
@@ -240,21 +241,6 @@ impl Input<'_> {
 
     fn end(&mut self, kind: EndKind) -> Result<(), Error> {
         patiently(self.blocked, || self.writer.end(kind).inspect_err(|_| drop(self.writer.forget())))
-    }
-}
-
-/// Why nothing more is read, for whoever says it: `quota` or `disk_full`.
-#[derive(Clone, Default)]
-pub struct Blocked(Arc<Mutex<Option<&'static str>>>);
-
-impl Blocked {
-    /// The cause, as long as there is one.
-    pub fn cause(&self) -> Option<&'static str> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, cause: Option<&'static str>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cause;
     }
 }
 

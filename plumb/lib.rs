@@ -16,6 +16,7 @@ mod attach;
 mod attend;
 mod begin;
 mod bell;
+mod blocked;
 mod descriptor;
 mod doubt;
 mod ending;

@@ -107,7 +107,7 @@ impl Delivery<'_> {
         };
         let mut doubt = Doubt::default();
         let mut reader = loop {
-            match patiently(open) {
+            match self.patiently(open) {
                 Ok(reader) => break reader,
                 Err(error) if self.may_be_mended(&error, &mut doubt) => watch.wait(&[job.over.fd()], MEND_WAIT),
                 Err(error) => return broken(0, error),
@@ -120,7 +120,7 @@ impl Delivery<'_> {
         loop {
             // Asked before the look: what is here when the job is over is all there will be.
             let over = job.over.is_declared();
-            match patiently(|| reader.advance()) {
+            match self.patiently(|| reader.advance()) {
                 Ok(Item::Data(_)) => {
                     doubt = Doubt::default();
                     if lost.is_none()
@@ -165,6 +165,20 @@ impl Delivery<'_> {
         }
     }
 
+    /// A disk that does not answer is asked again for a while, and a system that is
+    /// short of something for as long as it is.
+    fn patiently<T>(&self, mut look: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+        let mut tries = 1;
+        loop {
+            match look() {
+                Err(error) if error.passes().is_some() => self.job.blocked.note(&error),
+                Err(Error::Io { .. }) if tries < TRIES => tries += 1,
+                other => return other,
+            }
+            std::thread::sleep(TRIES_APART);
+        }
+    }
+
     /// May the loop pull anew what is damaged?
     fn may_be_mended(&self, error: &Error, doubt: &mut Doubt) -> bool {
         matches!(error, Error::Damaged { .. }) && !doubt.is_settled(self.job)
@@ -181,20 +195,6 @@ impl Delivery<'_> {
 /// An output that our own disk does not give.
 fn broken(at: u64, error: Error) -> Delivered {
     Delivered::Broken { at, why: error.to_string(), again: matches!(error, Error::Io { .. }) }
-}
-
-/// A disk that does not answer is asked again for a while, and a system that is
-/// short of something for as long as it is.
-fn patiently<T>(mut look: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-    let mut tries = 1;
-    loop {
-        match look() {
-            Err(error) if error.passes().is_some() => {}
-            Err(Error::Io { .. }) if tries < TRIES => tries += 1,
-            other => return other,
-        }
-        std::thread::sleep(TRIES_APART);
-    }
 }
 
 /// When the loop is told how far we are: not for every record, and not never.

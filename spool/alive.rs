@@ -303,7 +303,11 @@ impl Question {
 
     fn knock(&mut self, disk: &Disk) {
         // A caller for whom there is no room at the door is turned away at once.
-        let Ok(way) = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+        let Ok(way) = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else {
+            // We are short of something ourselves: nobody was asked yet.
+            self.asked = Instant::now();
+            return;
+        };
         let Ok(address) = disk.socket_address(SOCKET) else { return };
         if rustix::net::connect(&way, &address).is_ok() {
             let creds = rustix::net::sockopt::socket_peercred(&way);

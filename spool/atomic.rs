@@ -9,17 +9,26 @@
 
 use crate::fs::{Entry, Error, Free, Fs, Kind, Lock, LogFile, Result, Stat, is_hidden};
 use crate::lock;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
+use log::DiskLog;
+use look::{find, is_odd, is_our_file, is_ours, kind};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::fs::{fdatasync, fsync};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+#[path = "atomic_log.rs"]
+mod log;
+#[path = "atomic_look.rs"]
+pub(crate) mod look;
+#[path = "atomic_remove.rs"]
+mod remove;
 
 /// A directory that is held open; all paths are below it.
 pub struct Disk {
@@ -208,16 +217,6 @@ impl Disk {
             }
         }
     }
-
-    /// Removes a directory with all that is in it, whatever its names are made of.
-    fn remove_tree(&self, path: &str) -> Result<()> {
-        let fd = match self.fd("remove", path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Err(error) if error.is_absent() => return Ok(()),
-            other => other?,
-        };
-        empty(&fd).map_err(|errno| Error::io("remove", path, errno))?;
-        absent_is_fine(rustix::fs::unlinkat(&self.root, path, AtFlags::REMOVEDIR), path)
-    }
 }
 
 impl Fs for Disk {
@@ -379,79 +378,6 @@ struct Opened<'a> {
     kind: Kind,
 }
 
-struct DiskLog {
-    root: Arc<OwnedFd>,
-    file: File,
-    path: String,
-    end: u64,
-}
-
-impl DiskLog {
-    /// An error if somebody else cut the file, grew it, or took its name away: what
-    /// is appended then is lost, or stands behind a hole.
-    fn check_as_left(&self) -> Result<()> {
-        let stat = rustix::fs::fstat(&self.file).map_err(|errno| Error::io("look at", &self.path, errno))?;
-        let what = match (stat.st_nlink, stat.st_size as u64) {
-            (0, _) => "was removed while it was written".to_string(),
-            (_, size) if size != self.end => format!("has {size} bytes, and {} when it was last written", self.end),
-            _ => return Ok(()),
-        };
-        Err(Error::damaged(&self.path, what))
-    }
-}
-
-impl LogFile for DiskLog {
-    fn append(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.check_as_left()?;
-        let mut count = 0;
-        while count < bytes.len() {
-            match self.file.write_at(&bytes[count..], self.end) {
-                Ok(written) => {
-                    count += written;
-                    self.end += written as u64;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) if count > 0 => break,
-                Err(source) => return Err(Error::io("append to", &self.path, source)),
-            }
-        }
-        Ok(count)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(Error::io("read", &self.path, source)),
-            }
-        }
-        Ok(filled)
-    }
-
-    fn size(&self) -> Result<u64> {
-        let metadata = self.file.metadata().map_err(|source| Error::io("look at", &self.path, source))?;
-        Ok(metadata.len())
-    }
-
-    fn is_at(&self, path: &str) -> Result<bool> {
-        is_name_of(&self.root, path, &self.file)
-    }
-
-    fn sync(&self) -> Result<()> {
-        let synced = rustix::io::retry_on_intr(|| fdatasync(&self.file));
-        synced.map_err(|errno| unsynced(&self.root, &self.path, errno.into()))
-    }
-
-    fn truncate(&mut self, size: u64) -> Result<()> {
-        self.file.set_len(size).map_err(|source| Error::io("truncate", &self.path, source))?;
-        self.end = size;
-        Ok(())
-    }
-}
-
 fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let mode = if flags.contains(OFlags::CREATE) { FILE } else { Mode::empty() };
     let path_or_dot = if path.is_empty() { "." } else { path };
@@ -471,61 +397,6 @@ fn unsynced(root: &OwnedFd, path: &str, source: std::io::Error) -> Error {
     Error::unsynced(path, source)
 }
 
-fn kind(mode: u32) -> Kind {
-    match FileType::from_raw_mode(mode) {
-        FileType::RegularFile => Kind::File,
-        FileType::Directory => Kind::Dir,
-        _ => Kind::Odd,
-    }
-}
-
-fn is_ours(stat: &rustix::fs::Stat) -> bool {
-    stat.st_uid == rustix::process::geteuid().as_raw()
-}
-
-/// Can this be a file that one of ours made?
-fn is_our_file(stat: &rustix::fs::Stat) -> bool {
-    kind(stat.st_mode) == Kind::File && is_ours(stat)
-}
-
-/// Can this have a lock of one of ours?
-pub(crate) fn is_lockable(stat: &rustix::fs::Stat) -> bool {
-    kind(stat.st_mode) == Kind::Dir || is_our_file(stat)
-}
-
-/// Did an open fail because the name leads to a link, a directory, a socket, or a device that is not there?
-fn is_odd(error: &std::io::Error) -> bool {
-    const ODD: [Errno; 4] = [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV];
-    Errno::from_io_error(error).is_some_and(|errno| ODD.contains(&errno))
-}
-
-/// Removes all that is in an open directory; what is not there any more is removed already.
-fn empty(directory: &OwnedFd) -> rustix::io::Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); 8192];
-    let mut raw = RawDir::new(directory, &mut buffer);
-    while let Some(entry) = raw.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let removed = match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let inner = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-                empty(&inner)?;
-                rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
-            }
-            other => other,
-        };
-        match removed {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
 /// A fresh hidden name in the directory of `path`.
 pub fn temporary(path: &str) -> String {
     let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -540,22 +411,6 @@ fn parent(path: &str) -> &str {
 /// Of two syncs, the one that lost more.
 fn worse(one: Result<()>, other: Result<()>) -> Result<()> {
     if other.as_ref().is_err_and(Error::is_unsynced) { other } else { one.and(other) }
-}
-
-/// Looks at what has this name, without opening it or following a link; `None` if nothing has.
-pub(crate) fn find(root: &OwnedFd, verb: &'static str, path: &str) -> Result<Option<rustix::fs::Stat>> {
-    let name = if path.is_empty() { "." } else { path };
-    match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        other => other.map(Some).map_err(|errno| Error::io(verb, path, errno)),
-    }
-}
-
-/// Does `path` lead to the file that is open as `fd`?
-pub(crate) fn is_name_of(root: &OwnedFd, path: &str, fd: impl AsFd) -> Result<bool> {
-    let Some(named) = find(root, "look at", path)? else { return Ok(false) };
-    let open = rustix::fs::fstat(fd).map_err(|errno| Error::io("look at", path, errno))?;
-    Ok(named.st_ino == open.st_ino && named.st_dev == open.st_dev)
 }
 
 /// A thread of its own, if the system has one.

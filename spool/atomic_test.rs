@@ -64,7 +64,7 @@ fn a_name_that_leads_to_no_file_of_ours_is_damage_and_blocks_nobody() {
     std::fs::write(at("real"), "x").unwrap();
     std::os::unix::fs::symlink("real", at("link")).unwrap();
     disk.make_dir("directory").unwrap();
-    rustix::fs::mknodat(&*disk.root, "fifo", FileType::Fifo, FILE, 0).unwrap();
+    rustix::fs::mknodat(&*disk.root, "fifo", rustix::fs::FileType::Fifo, FILE, 0).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     for name in ["link", "directory", "fifo", "socket"] {
         assert!(matches!(disk.read(name, 10), Err(Error::Damaged { .. })), "{name} is read");
@@ -250,7 +250,7 @@ fn a_lock_with_a_second_name_or_another_mode_is_held_as_before() {
 fn what_can_be_no_lock_of_ours_counts_as_none_and_makes_way() {
     let (directory, disk) = disk();
     let at = |name: &str| directory.path().join(name);
-    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, FILE, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, FILE, 0).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     std::fs::write(at("file"), b"").unwrap();
     std::os::unix::fs::symlink("file", at("link")).unwrap();

@@ -5,7 +5,7 @@
 //! [`Held::is_at`] tells its holder, who takes it anew. A thing that has the name
 //! of a lock and can be no file of ours counts as a free lock (doc/SPOOL.md#locks).
 
-use crate::atomic::{find, is_lockable, is_name_of};
+use crate::atomic::look::{find, is_lockable, is_name_of};
 use crate::fs::{Error, Held, Lock, Result};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;

@@ -327,8 +327,15 @@ fn a_sender_with_few_descriptors_lets_jobs_wait_and_loses_none() {
 #[test]
 fn a_plumb_with_few_descriptors_waits_or_says_that_nothing_was_started() {
     let mut chance = Chance(seed("a_plumb_with_few_descriptors"));
-    let few = [4, 5, 6, 7, 8, 10, 12, 16, 20, 24];
-    let broken: Vec<String> = few.iter().flat_map(|few| crowd(Few::Plumb, *few, 6, &mut chance)).collect();
+    let broken: Vec<String> = [5, 8, 16].iter().flat_map(|few| crowd(Few::Plumb, *few, 6, &mut chance)).collect();
+    nothing_is_broken(&broken);
+}
+
+#[test]
+#[ignore = "twenty limits"]
+fn few_descriptors_of_a_plumb_let_it_wait_or_say_that_nothing_was_started() {
+    let mut chance = Chance(seed("few_descriptors_of_a_plumb"));
+    let broken: Vec<String> = (4..24).flat_map(|few| crowd(Few::Plumb, few, 6, &mut chance)).collect();
     nothing_is_broken(&broken);
 }
 
