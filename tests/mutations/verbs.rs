@@ -1,0 +1,61 @@
+//! Every verb that looks answers within ten seconds, whatever lies there.
+
+use super::fault::{Blow, Ground, SIDES, Verb};
+use super::judge::{Broken, Promise};
+use super::play;
+use crate::homes::Peer;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+/// A verb answers within this time.
+const LIMIT: Duration = Duration::from_secs(10);
+/// So many jobs that nothing touched are looked at too.
+const OTHERS: usize = 2;
+
+/// Asks all verbs of both sides; what is broken, and how many were asked.
+pub fn all(peers: &[Peer; 2], ground: &Ground, blow: &Blow, files: &Path) -> (Vec<Broken>, usize) {
+    let mut asked: Vec<(usize, Vec<String>)> = Vec::new();
+    let mut ids: BTreeSet<String> = blow.faults.iter().flat_map(|fault| ground.touched(fault)).take(4).collect();
+    ids.extend(ground.ids.values().take(OTHERS).cloned());
+    for side in [0, 1] {
+        for words in [&["queue"][..], &["jobs"], &["jobs", "--all"], &["peer", "list"], &["check"]] {
+            asked.push((side, words.iter().map(|word| word.to_string()).collect()));
+        }
+        for id in &ids {
+            asked.extend(["show", "why"].map(|verb| (side, vec![verb.to_string(), id.clone()])));
+        }
+    }
+    for fault in &blow.faults {
+        let mut paths = vec![ground.below(fault.side, &fault.path)];
+        if let Verb::Swap(other) | Verb::Copy(other) = &fault.verb {
+            paths.push(ground.below(fault.side, other));
+        }
+        // A name that is no text cannot be a word of ours here; the program takes it as it is.
+        let words = paths.iter().filter_map(|path| ground.spools[fault.side].join(path).to_str().map(str::to_string));
+        asked.extend(words.map(|path| (fault.side, vec!["dump".to_string(), path])));
+    }
+    let json = asked.iter().map(|(side, words)| (*side, [words.as_slice(), &["--json".to_string()]].concat()));
+    asked.extend(json.collect::<Vec<_>>());
+    let mut broken = Vec::new();
+    for (n, (side, words)) in asked.iter().enumerate() {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (ended, said) = play::verb(&peers[*side], &words, files.join(n.to_string()), LIMIT);
+        let of = format!("{} at {}", words.join(" "), SIDES[*side]);
+        let seen = match ended {
+            None => format!("no answer within {LIMIT:?}"),
+            Some(ended) if ended.status >= 101 => {
+                format!("status {}: {}", ended.status, String::from_utf8_lossy(&said.stderr))
+            }
+            Some(_) => continue,
+        };
+        broken.push(Broken { promise: Promise::Verbs, of, seen });
+    }
+    if let Some(fault) = blow.faults.iter().find(|fault| fault.path == "daemon") {
+        let files = files.join("second-daemon");
+        if let Err(seen) = super::round::second_daemon_is_turned_away(&peers[fault.side], files) {
+            broken.push(Broken { promise: Promise::Verbs, of: "daemon".into(), seen });
+        }
+    }
+    (broken, asked.len())
+}
