@@ -25,10 +25,13 @@ pub enum Mode {
     Stopped,
     /// It was killed with its service and loop, and is started again after the blow.
     Killed,
+    /// The same with all keepers, and the commands that they had running.
+    Crashed,
 }
 
 impl Mode {
-    const WORDS: [(Mode, &str); 3] = [(Mode::Live, "live"), (Mode::Stopped, "stopped"), (Mode::Killed, "killed")];
+    const WORDS: [(Mode, &str); 4] =
+        [(Mode::Live, "live"), (Mode::Stopped, "stopped"), (Mode::Killed, "killed"), (Mode::Crashed, "crashed")];
 
     /// The word for it.
     pub fn word(self) -> &'static str {
@@ -65,13 +68,15 @@ pub enum Verb {
     Empty,
     /// A file keeps so many thousandths of its bytes.
     Truncate(u64, Way),
+    /// A file keeps so many bytes.
+    Keep(u64, Way),
     /// The bit of this number changes, counted modulo the file's bits.
     Flip(u64, Way),
     /// All bytes become 0.
     Zero(Way),
     /// Bytes that mean nothing take the place of as many, drawn from this seed.
     Junk(u64, Way),
-    /// A line with this text takes the place of the content.
+    /// A line with this text takes the place of the content, or appears in a file that was not there.
     Text(String, Way),
     /// It changes places with another path of the same spool.
     Swap(String),
@@ -162,6 +167,7 @@ impl Verb {
             Verb::Delete => "delete".into(),
             Verb::Empty => "empty".into(),
             Verb::Truncate(keeps, way) => format!("truncate{} {keeps}", anew(way)),
+            Verb::Keep(bytes, way) => format!("keep{} {bytes}", anew(way)),
             Verb::Flip(bit, way) => format!("flip{} {bit}", anew(way)),
             Verb::Zero(way) => format!("zero{}", anew(way)),
             Verb::Junk(seed, way) => format!("junk{} {seed}", anew(way)),
@@ -184,6 +190,7 @@ impl Verb {
             "delete" => Verb::Delete,
             "empty" => Verb::Empty,
             "truncate" => Verb::Truncate(number()?, way),
+            "keep" => Verb::Keep(number()?, way),
             "flip" => Verb::Flip(number()?, way),
             "zero" => Verb::Zero(way),
             "junk" => Verb::Junk(number()?, way),
@@ -310,8 +317,10 @@ impl Ground {
     /// Does it. Fails where nothing (any more) lies at the path, and then nothing was done.
     pub fn strike(&self, fault: &Fault) -> io::Result<()> {
         let path = self.full(fault.side, &fault.path);
-        if !matches!(fault.verb, Verb::Make(_) | Verb::Old(_)) {
-            fs::symlink_metadata(&path)?;
+        match &fault.verb {
+            Verb::Make(_) | Verb::Old(_) => {}
+            Verb::Text(..) if fs::symlink_metadata(&path).is_err() => fs::write(&path, "")?,
+            _ => drop(fs::symlink_metadata(&path)?),
         }
         match &fault.verb {
             Verb::Delete => remove(&path),
@@ -319,6 +328,7 @@ impl Ground {
             Verb::Truncate(keeps, way) => {
                 self.change(&path, *way, |bytes| bytes.truncate(bytes.len() * *keeps as usize / 1000))
             }
+            Verb::Keep(count, way) => self.change(&path, *way, |bytes| bytes.truncate(*count as usize)),
             Verb::Flip(bit, way) => self.change(&path, *way, |bytes| {
                 let bit = *bit as usize % (bytes.len() * 8).max(1);
                 if let Some(byte) = bytes.get_mut(bit / 8) {
@@ -436,7 +446,8 @@ fn a_fault_is_read_as_it_is_written() {
         assert_eq!(blow.to_string(), text);
     }
     assert_eq!(unescape(&escape(b"\xff\x00a%b/{}")), b"\xff\x00a%b/{}");
-    for wrong in ["", "never", "live; c jobs flip 1", "live; a jobs", "live; a jobs flip x", "live; a jobs become egg"] {
+    for wrong in ["", "never", "live; c jobs flip 1", "live; a jobs", "live; a jobs flip x", "live; a jobs become egg"]
+    {
         assert!(wrong.parse::<Blow>().is_err(), "{wrong}");
     }
 }
@@ -458,6 +469,7 @@ fn every_verb_does_what_its_name_says() {
     };
     assert!(after("a x delete").is_err());
     assert_eq!(after("a x truncate 500").expect("a file"), b"1234");
+    assert_eq!(after("a x keep 3").expect("a file"), b"123");
     assert_eq!(after("a x flip-anew 65").expect("a file"), b"32345678");
     assert_eq!(after("a x zero").expect("a file"), [0; 8]);
     assert_eq!(after("a x text 7").expect("a file"), b"7\n");
@@ -467,6 +479,8 @@ fn every_verb_does_what_its_name_says() {
     assert!(after("a x become dangling").is_err());
     after("a x copy z").expect("a file");
     assert_eq!(fs::read(at("a/z")).expect("a copy"), b"12345678");
+    after("a v text 12").expect("a file");
+    assert_eq!(fs::read(at("a/v")).expect("a new file"), b"12\n");
     after("a w make directory").expect("a file");
     assert!(at("a/w").is_dir());
     assert!(ground.strike(&"a none flip 1".parse().expect("a fault")).is_err());

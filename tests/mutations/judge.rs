@@ -34,6 +34,8 @@ pub enum Promise {
     TrueNotStarted,
     /// Every end is told: a status, or a last line with a reason.
     Told,
+    /// Two verbs say the same of one job.
+    Agree,
     /// A job is not forgotten before its end is known, unless it was removed.
     NotForgotten,
     /// A command runs once.
@@ -80,8 +82,11 @@ const REASONS: [(&str, i32); 10] = [
     ("refused", 77),
 ];
 
-/// How long a job may take to its end from when nothing holds it any more.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a job may take to its end from when nothing holds it any more: three minutes.
+/// `NETPLUMB_PATIENCE` says another number of seconds, for whoever looks for faults that never end.
+pub fn patience() -> Duration {
+    Duration::from_secs(super::number("NETPLUMB_PATIENCE").unwrap_or(180))
+}
 
 /// The reason in the stable last line, and its status.
 pub fn reason(stderr: &[u8]) -> Option<(String, i32)> {
@@ -124,7 +129,9 @@ fn with_status(expect: &Expect, seen: &Seen, status: i32) -> Vec<(Promise, Strin
             }
             broken
         }
-        Expect::Exit(right, ..) => vec![(Promise::TrueStatus, format!("status {status} for {right}"))],
+        Expect::Exit(right, ..) => {
+            vec![(Promise::TrueStatus, format!("status {status} for {right}; {}", end_of(seen.stderr)))]
+        }
         Expect::Reason(right) => vec![(Promise::TrueStatus, format!("status {status} for {right}"))],
         Expect::Nothing => Vec::new(),
     }
@@ -151,10 +158,18 @@ fn without_status(expect: &Expect, seen: &Seen, reason: &str, number: i32) -> Ve
     broken
 }
 
+/// The end of what was said, for a reader.
+fn end_of(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.lines().collect();
+    format!("{:?}", &lines[lines.len().saturating_sub(2)..])
+}
+
 /// The sentences before the stable last line.
 fn last_words(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("plumb: ") && !line.contains("origin=")).collect();
+    let lines: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("plumb: ") && !line.contains("origin=")).collect();
     lines[lines.len().saturating_sub(2)..].join(" | ")
 }
 
@@ -170,14 +185,34 @@ fn differs(whole: &[u8], seen: &[u8]) -> String {
     format!("{} bytes of {}, which differ from {at} on", seen.len(), whole.len())
 }
 
-/// A row of `netplumb jobs --all --json`, as it is in the end.
-pub fn row(row: &serde_json::Value, left: bool) -> Option<String> {
+/// What a row of `netplumb jobs --all --json` says that is not so, of a job whose command was started so often.
+pub fn lies(row: &serde_json::Value, runs: usize) -> Option<(Promise, String)> {
+    let outcome = row["outcome"].as_str();
+    let said = format!("phase {}, outcome {outcome:?}", row["phase"]);
+    match outcome {
+        Some(outcome) if runs > 0 && (outcome == "not started" || outcome.starts_with("refused")) => {
+            Some((Promise::TrueNotStarted, format!("{said}, and it ran {runs} times")))
+        }
+        None if row["phase"] == "over" => Some((Promise::Told, said)),
+        _ => None,
+    }
+}
+
+/// Do `netplumb wait` and the `plumb` that attached say the same of whether something ran, and is here?
+pub fn agree(waited: i32, attached: i32) -> bool {
+    let safe = |status: i32| [66, 75, 77].contains(&status);
+    waited == attached || !(safe(waited) || safe(attached))
+}
+
+/// What a row of `netplumb jobs --all --json` says in the end that is no end. With `kept`, our side may
+/// keep output and outcome for whoever attaches: the job was left, or its `plumb` was killed, or a fault
+/// took away that they were taken.
+pub fn row(row: &serde_json::Value, kept: bool) -> Option<String> {
     let (phase, role) = (row["phase"].as_str().unwrap_or("none"), row["role"].as_str());
     let outcome = row["outcome"].as_str();
     let rests = match phase {
         "over" => true,
-        // Only what was left stays here for whoever asks how it ended.
-        "done" | "ended" => left && role == Some("sender"),
+        "done" | "ended" => kept && role == Some("sender") && outcome.is_some(),
         _ => false,
     };
     (!rests).then(|| format!("phase {phase}, role {role:?}, outcome {outcome:?}, cause {}", row["cause"]))
@@ -232,6 +267,11 @@ mod tests {
         assert!(row(&job("ended", "sender"), false).is_some());
         assert!(row(&job("running", "recipient"), true).is_some());
         assert!(row(&serde_json::json!({ "phase": "unreadable" }), true).is_some());
+        let over = |outcome: Option<&str>| serde_json::json!({ "phase": "over", "outcome": outcome });
+        assert_eq!(lies(&over(Some("not started")), 0), None);
+        assert_eq!(lies(&over(Some("not started")), 1).map(|lie| lie.0), Some(Promise::TrueNotStarted));
+        assert_eq!(lies(&over(None), 1).map(|lie| lie.0), Some(Promise::Told));
+        assert!(agree(3, 3) && agree(3, 76) && !agree(66, 75) && !agree(3, 75));
         assert!(runs(2, false).is_some() && runs(1, false).is_none() && runs(2, true).is_none());
     }
 }

@@ -12,6 +12,7 @@
 //! | `NETPLUMB_ABREAST` | how many of them at the same time |
 //! | `NETPLUMB_BLOW` | strikes instead of what chance would choose: the words that a report has, or `live` for no fault at all |
 //! | `NETPLUMB_JOBS` | only jobs of these names, with commas between them |
+//! | `NETPLUMB_PATIENCE` | seconds after which a job that has not ended hangs, 180 if nothing is said |
 //! | `NETPLUMB_KEEP` | below it lie the rounds; those that failed stay |
 //!
 //! So `NETPLUMB_SEED=17 NETPLUMB_ROUNDS=1` plays round 17 again, and with the `NETPLUMB_BLOW` of its
@@ -22,6 +23,7 @@ mod cases;
 mod choose;
 mod fault;
 mod judge;
+mod lies;
 mod play;
 mod rest;
 mod round;

@@ -199,7 +199,11 @@ impl Job {
     pub fn attach(&mut self, peers: &[Peer; 2]) {
         let Some(id) = &self.id else { return };
         let mut command = peers[self.plan.from].command(PLUMB);
-        command.args(["-status-fd=2", &format!("-attach={id}"), "-offset=0", "-n"]).stdin(Stdio::null());
+        command.args(["-status-fd=2", &format!("-attach={id}"), "-n"]).stdin(Stdio::null());
+        if self.clients.len() > 1 {
+            // It reads along.
+            command.arg("-offset=0");
+        }
         let label = format!("{} (attached {})", self.name(), self.clients.len());
         self.add(label, command, true);
     }

@@ -2,7 +2,8 @@
 
 use super::choose;
 use super::fault::{self, Blow, Ground, Mode, SIDES, Verb};
-use super::judge::{self, Broken, PATIENCE, Promise, Seen};
+use super::judge::{self, Broken, Promise, Seen};
+use super::lies;
 use super::play::{self, Client, Job};
 use super::rest;
 use super::verbs;
@@ -97,7 +98,7 @@ pub fn play(wish: &Wish) -> Report {
         Err(what) => round.note(Promise::Prepared, "round", what),
     }
     round.end();
-    let kinds = blow.faults.iter().map(|fault| format!("{} {}", choose::kind(fault), fault.verb.word())).collect();
+    let kinds = blow.faults.iter().map(|fault| format!("{} {}", lies::kind(fault), fault.verb.word())).collect();
     let Round { peers, broken, mut notes, jobs, flows, phases, .. } = round;
     let count = jobs.len();
     drop(jobs);
@@ -217,8 +218,7 @@ impl Round {
             self.just_before()?;
             std::thread::sleep(self.chance.below_millis(1500));
         }
-        self.ground.ids =
-            self.jobs.iter().filter_map(|job| Some((job.name().to_string(), job.id.clone()?))).collect();
+        self.ground.ids = self.jobs.iter().filter_map(|job| Some((job.name().to_string(), job.id.clone()?))).collect();
         Ok(())
     }
 
@@ -288,7 +288,9 @@ impl Round {
                 let Ok(disk) = spool::atomic::Disk::open(&logs) else { return false };
                 ["0", "2", "3"].iter().all(|chan| spool::log::ended_at(&disk, chan).is_ok_and(|end| end.is_some()))
             }
-            Ready::Noticed => job.at(&self.peers, "rqueue", "")[0].exists() || job.at(&self.peers, "jobs", "")[0].exists(),
+            Ready::Noticed => {
+                job.at(&self.peers, "rqueue", "")[0].exists() || job.at(&self.peers, "jobs", "")[0].exists()
+            }
             Ready::Queued => job.at(&self.peers, "queue", "")[1].exists(),
         }
     }
@@ -351,9 +353,11 @@ impl Round {
             match blow.mode {
                 Mode::Live => {}
                 Mode::Stopped => stop(&mut self.peers[*side]),
-                Mode::Killed => {
+                Mode::Killed | Mode::Crashed => {
                     let peer = &mut self.peers[*side];
-                    for pid in [peer.children("service"), peer.children("loop")].concat() {
+                    let verbs = ["service", "loop", "keeper"];
+                    let last = if blow.mode == Mode::Crashed { 3 } else { 2 };
+                    for pid in verbs[..last].iter().flat_map(|verb| peer.children(verb)) {
                         crate::homes::kill_9(pid);
                     }
                     peer.kill();
@@ -361,10 +365,17 @@ impl Round {
             }
         }
         self.note_phases();
+        if blow.mode == Mode::Crashed {
+            self.shaken(&sides);
+        }
         for fault in &blow.faults {
             self.expect_of(fault);
             let struck = self.ground.strike(fault);
-            let result = struck.map_or_else(|error| format!("{fault}: missed: {error}"), |()| format!("{fault}: struck"));
+            if let (Err(error), Some(_)) = (&struck, wished) {
+                self.note(Promise::Prepared, "blow", format!("{fault} cannot be done: {error}"));
+            }
+            let result =
+                struck.map_or_else(|error| format!("{fault}: missed: {error}"), |()| format!("{fault}: struck"));
             self.notes.push(result);
         }
         if blow.mode != Mode::Live {
@@ -375,6 +386,16 @@ impl Round {
         blow
     }
 
+    /// Notes the jobs whose commands are killed with their keepers: their outcome may be "interrupted".
+    fn shaken(&mut self, sides: &BTreeSet<usize>) {
+        for job in self.jobs.iter().filter(|job| sides.contains(&(1 - job.plan.from))) {
+            let at = |mark: &str| job.at(&self.peers, "jobs", mark)[0].exists();
+            if at("/run.started") && !at("/over") {
+                self.touched.extend(job.id.clone());
+            }
+        }
+    }
+
     /// Notes what a fault may do before it does so.
     fn expect_of(&mut self, fault: &fault::Fault) {
         let ids = self.ground.touched(fault);
@@ -383,7 +404,10 @@ impl Round {
         for id in ids {
             let job = self.jobs.iter().find(|job| job.id.as_deref() == Some(&id));
             let takes_all = parts <= 2
-                && matches!(fault.verb, Verb::Delete | Verb::Empty | Verb::Swap(_) | Verb::Become(_) | Verb::Old(_) | Verb::Mode);
+                && matches!(
+                    fault.verb,
+                    Verb::Delete | Verb::Empty | Verb::Swap(_) | Verb::Become(_) | Verb::Old(_) | Verb::Mode
+                );
             let in_jobs = self.ground.below(fault.side, &fault.path).starts_with("jobs");
             if let Some(job) = job.filter(|_| takes_all) {
                 let is_sender = job.plan.from == fault.side;
@@ -485,7 +509,7 @@ impl Round {
 
     /// Lets every job come to its end, and waits for that.
     fn let_end(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + judge::patience();
         for job in &mut self.jobs {
             job.release();
             if job.plan.before == Before::Hold {
@@ -518,6 +542,25 @@ impl Round {
             let name = self.name_of(&id);
             self.note(Promise::Ends, format!("{name} at {}", SIDES[side]), what);
         }
+        for (side, row) in self.rows() {
+            let job = self.jobs.iter().find(|job| job.id.as_deref() == row["id"].as_str());
+            let Some((name, lie)) = job.and_then(|job| Some((job.name(), judge::lies(&row, job.runs())?))) else {
+                continue;
+            };
+            self.note(lie.0, format!("{name} at {}", SIDES[side]), lie.1);
+        }
+    }
+
+    /// All that `netplumb jobs --all --json` says, with the side that says it.
+    fn rows(&self) -> Vec<(usize, serde_json::Value)> {
+        let of_side = |side: usize| {
+            let files = self.directory.join("verbs").join(format!("rows-{}", SIDES[side]));
+            let (_, said) = play::verb(&self.peers[side], &["jobs", "--all", "--json"], files, Duration::from_secs(10));
+            let text = String::from_utf8_lossy(&said.stdout).into_owned();
+            let rows = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            rows.map(|row| (side, row)).collect::<Vec<_>>()
+        };
+        [of_side(0), of_side(1)].concat()
     }
 
     /// Have all `plumb`s ended? Jobs that were left are waited for, and then attached to.
@@ -564,10 +607,12 @@ impl Round {
                 for row in lines.filter(|row| row["id"].is_string()) {
                     let id = row["id"].as_str().unwrap_or_default().to_string();
                     let job = self.jobs.iter().find(|job| job.id.as_deref() == Some(&id));
-                    let left = job.is_some_and(|job| job.plan.is_left());
+                    let kept = job.is_some_and(|job| {
+                        job.plan.is_left() || job.plan.before == Before::Kill || self.touched.contains(&id)
+                    });
                     let what = match words[0] {
                         "queue" => Some(format!("in a queue: {row}")),
-                        _ => judge::row(&row, left),
+                        _ => judge::row(&row, kept),
                     };
                     rows.extend(what.map(|what| (side, id, what)));
                 }
@@ -583,12 +628,23 @@ impl Round {
         let id = job.id.clone().unwrap_or_default();
         let touched = self.touched.contains(&id);
         let text = format!("netplumb wait: {status:?}: {}", String::from_utf8_lossy(&said.stderr).trim_end());
+        let attached = self.jobs[n].clients.get_mut(1).and_then(|client| {
+            let status = client.ended()?.status;
+            Some(judge::reason(&client.said().stderr).map_or(status, |(_, number)| number))
+        });
+        if let (Some(waited), Some(attached)) = (status, attached)
+            && !judge::agree(waited, attached)
+        {
+            self.note(Promise::Agree, name, format!("netplumb wait: {waited}, plumb -attach: {attached}"));
+        }
         match status {
             None => self.note(Promise::Ends, name, text),
             Some(status) if status == right => {}
             Some(_) if !touched => self.note(Promise::Unharmed, name, text),
             Some(66) if !self.removed.contains(&id) => self.note(Promise::NotForgotten, name, text),
-            Some(75 | 77) if runs > 0 => self.note(Promise::TrueNotStarted, name, format!("{text}; it ran {runs} times")),
+            Some(75 | 77) if runs > 0 => {
+                self.note(Promise::TrueNotStarted, name, format!("{text}; it ran {runs} times"))
+            }
             Some(66 | 74 | 75 | 76 | 77) => {}
             Some(_) => self.note(Promise::TrueStatus, name, format!("{text} for {right}")),
         }

@@ -250,10 +250,9 @@ impl Zoo<'_> {
         (held.stage, held.ready, held.before) = (Stage::Silent, Ready::Queued, Before::Hold);
         let open = self.add_open("queued-open", &["-z"], 70 * KIB, "cat");
         (open.stage, open.ready) = (Stage::Silent, Ready::Queued);
-        for (name, stage, options) in [
-            ("noticed-left", Stage::OneWay, &["-detach"][..]),
-            ("queued-left", Stage::Silent, &["-detach", "-batch"]),
-        ] {
+        for (name, stage, options) in
+            [("noticed-left", Stage::OneWay, &["-detach"][..]), ("queued-left", Stage::Silent, &["-detach", "-batch"])]
+        {
             let left = self.add_open(name, options, 60 * KIB, "cat");
             let Input::Open(first, rest) = std::mem::replace(&mut left.input, Input::None) else { continue };
             left.input = Input::Ended([first, rest].concat());
