@@ -1,15 +1,16 @@
 //! Which faults strike: drawn from what lies there, each kind of file as likely as any other.
 
-use super::fault::{Blow, Fault, Ground, Mode, Odd, Verb, Way, escape};
+use super::fault::{Blow, Fault, Mode, Odd, Verb, Way, escape};
+use super::ground::Ground;
 use super::lies::{self, Entry, There, job_of};
 use crate::homes::Chance;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One in so many rounds strikes what belongs to no job.
+/// Rounds among which one strikes files that belong to no job.
 const HOME_WIDE: u64 = 5;
-/// One in so many faults makes a file that was not there, under a name that it can have.
+/// Faults among which one makes a file that was not there, under a name that files have.
 const MADE: u64 = 6;
-/// At most so many jobs of a round are struck, one fault each.
+/// The most jobs of a round that are struck, each by one fault.
 const FAULTS_MAX: u64 = 4;
 /// Files whose content is a number.
 const NUMBERS: [&str; 6] = ["clock", "read", "got", "window", "tip", "alive"];

@@ -1,7 +1,7 @@
-//! What was promised, and what was seen: the only place that says what a fault may do.
+//! Judges a round: the only place that says what a fault may do.
 //!
-//! A job that no fault touched ends as if there had been none. One that was touched ends too, with an
-//! outcome that is true, whatever that is.
+//! A job that no fault touched ends as if there had been none. A touched job ends too, with any
+//! outcome that is true.
 
 use super::zoo::Expect;
 use std::time::Duration;
@@ -13,11 +13,11 @@ pub struct Broken {
     pub promise: Promise,
     /// The job, or the side, or the program.
     pub of: String,
-    /// What was seen.
+    /// The evidence.
     pub seen: String,
 }
 
-/// What is promised.
+/// A promise to the user of a spool that is damaged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Promise {
     /// The round could be prepared.
@@ -30,7 +30,7 @@ pub enum Promise {
     TrueStatus,
     /// Bytes come in order and unaltered.
     TrueBytes,
-    /// What ran is not said to be "not started" or "refused".
+    /// A command that ran is not said to be "not started" or "refused".
     TrueNotStarted,
     /// Every end is told: a status, or a last line with a reason.
     Told,
@@ -52,13 +52,13 @@ pub enum Promise {
     NothingLeft,
 }
 
-/// What came of one `plumb`.
+/// The end of one `plumb`.
 pub struct Seen<'a> {
     /// How it ended; `None`: it did not.
     pub status: Option<i32>,
-    /// What it wrote.
+    /// Its standard output.
     pub stdout: &'a [u8],
-    /// What it and the command wrote.
+    /// Its standard error, with that of the command.
     pub stderr: &'a [u8],
     /// How often the command was started.
     pub runs: usize,
@@ -82,8 +82,8 @@ const REASONS: [(&str, i32); 10] = [
     ("refused", 77),
 ];
 
-/// How long a job may take to its end from when nothing holds it any more: three minutes.
-/// `NETPLUMB_PATIENCE` says another number of seconds, for whoever looks for faults that never end.
+/// How long a job may take to its end once it is let go: three minutes.
+/// `NETPLUMB_PATIENCE` says another number of seconds; a short one finds jobs that hang sooner.
 pub fn patience() -> Duration {
     Duration::from_secs(super::number("NETPLUMB_PATIENCE").unwrap_or(180))
 }
@@ -96,7 +96,7 @@ pub fn reason(stderr: &[u8]) -> Option<(String, i32)> {
     Some((reason.trim_end().to_string(), status.parse().ok()?))
 }
 
-/// What is broken by the end of one `plumb`.
+/// Gives the promises that the end of one `plumb` breaks, with the evidence.
 pub fn plumb(expect: &Expect, seen: &Seen) -> Vec<(Promise, String)> {
     let Some(status) = seen.status else { return vec![(Promise::Ends, "plumb has not ended".into())] };
     let mut broken = Vec::new();
@@ -158,7 +158,7 @@ fn without_status(expect: &Expect, seen: &Seen, reason: &str, number: i32) -> Ve
     broken
 }
 
-/// The end of what was said, for a reader.
+/// The last lines of a text, for the report.
 fn end_of(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text.lines().collect();
@@ -173,7 +173,7 @@ fn last_words(stderr: &[u8]) -> String {
     lines[lines.len().saturating_sub(2)..].join(" | ")
 }
 
-/// What the command wrote to standard error: all but the lines of `plumb`.
+/// Gives the standard error of the command: all but the lines of `plumb`.
 fn of_command(stderr: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(stderr);
     let lines = text.split_inclusive('\n').filter(|line| !line.starts_with("plumb: ") && !line.starts_with('{'));
@@ -185,7 +185,7 @@ fn differs(whole: &[u8], seen: &[u8]) -> String {
     format!("{} bytes of {}, which differ from {at} on", seen.len(), whole.len())
 }
 
-/// What a row of `netplumb jobs --all --json` says that is not so, of a job whose command was started so often.
+/// Gives the lie in a row of `netplumb jobs --all --json`, if the command was started so often.
 pub fn lies(row: &serde_json::Value, runs: usize) -> Option<(Promise, String)> {
     let outcome = row["outcome"].as_str();
     let said = format!("phase {}, outcome {outcome:?}", row["phase"]);
@@ -204,9 +204,8 @@ pub fn agree(waited: i32, attached: i32) -> bool {
     waited == attached || !(safe(waited) || safe(attached))
 }
 
-/// What a row of `netplumb jobs --all --json` says in the end that is no end. With `kept`, our side may
-/// keep output and outcome for whoever attaches: the job was left, or its `plumb` was killed, or a fault
-/// took away that they were taken.
+/// Says why a row of `netplumb jobs --all --json` is no end. With `kept`, the sender may keep output and
+/// outcome for a later `plumb`: the job was left, or its `plumb` was killed, or a fault hides that they were taken.
 pub fn row(row: &serde_json::Value, kept: bool) -> Option<String> {
     let (phase, role) = (row["phase"].as_str().unwrap_or("none"), row["role"].as_str());
     let outcome = row["outcome"].as_str();
@@ -218,7 +217,7 @@ pub fn row(row: &serde_json::Value, kept: bool) -> Option<String> {
     (!rests).then(|| format!("phase {phase}, role {role:?}, outcome {outcome:?}, cause {}", row["cause"]))
 }
 
-/// What is broken by how often a command was started.
+/// Says what is wrong with how often a command was started.
 pub fn runs(runs: usize, may_repeat: bool) -> Option<String> {
     (runs > 1 && !may_repeat).then(|| format!("it was started {runs} times"))
 }

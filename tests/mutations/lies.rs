@@ -1,6 +1,7 @@
-//! What lies in a spool, and what could: all that a fault can strike.
+//! Lists all that a fault can strike: the files of a spool, those of earlier moments, and those that could be there.
 
-use super::fault::{Fault, Ground, SIDES, escape};
+use super::fault::{Fault, SIDES, escape};
+use super::ground::{self, Ground};
 use spool::segment::{HEADER, Header};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
@@ -93,7 +94,7 @@ pub fn job_of(path: &str) -> Option<String> {
     (name.parse::<u64>().is_err()).then(|| name.to_string())
 }
 
-/// All that lies in a spool, or lay there at an earlier moment.
+/// Lists all that lies in a spool, lay there at an earlier moment, or could lie there.
 pub fn list(ground: &Ground, side: usize, moments: usize) -> Vec<Entry> {
     let mut entries = Vec::new();
     walk(ground, side, &ground.spools[side], There::Yes, &mut entries);
@@ -193,7 +194,7 @@ fn walk(ground: &Ground, side: usize, root: &Path, there: There, entries: &mut V
         }
         let Ok(metadata) = found.metadata() else { continue };
         let is_log = parts.len() == 4 && metadata.is_dir() && ["in", "out", "held"].contains(&parts[2].as_str());
-        let segments = is_log.then(|| super::fault::names(found.path())).unwrap_or_default();
+        let segments = if is_log { ground::names(found.path()) } else { Vec::new() };
         let mut ends: Vec<RecordEnd> = segments.iter().flat_map(|name| records(&found.path().join(name))).collect();
         if parts.len() == 5 && metadata.is_file() && metadata.len() > HEADER as u64 {
             ends = records(found.path());

@@ -15,18 +15,23 @@
 //! | `NETPLUMB_PATIENCE` | seconds after which a job that has not ended hangs, 180 if nothing is said |
 //! | `NETPLUMB_KEEP` | below it lie the rounds; those that failed stay |
 //!
-//! So `NETPLUMB_SEED=17 NETPLUMB_ROUNDS=1` plays round 17 again, and with the `NETPLUMB_BLOW` of its
+//! For example `NETPLUMB_SEED=17 NETPLUMB_ROUNDS=1` plays round 17 again, and with the `NETPLUMB_BLOW` of its
 //! report the same files are struck, however the timing was. A case that is to stay is a test in
 //! `cases.rs`, with the same words.
 
+mod after;
+mod blow;
 mod cases;
 mod choose;
+mod ending;
 mod fault;
+mod ground;
 mod judge;
 mod lies;
 mod play;
 mod rest;
 mod round;
+mod stage;
 mod verbs;
 mod zoo;
 
@@ -48,11 +53,11 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// Root reads files of every mode; what we start is to be refused as everybody else is.
+/// Root may read files of every mode; this takes that away from all processes that we start.
 fn give_up_reading_everything() {
     use rustix::thread::CapabilitySet;
     for capability in [CapabilitySet::DAC_OVERRIDE, CapabilitySet::DAC_READ_SEARCH] {
-        // Whoever is not root has none to give up.
+        // Other users have none to give up.
         let _ = rustix::thread::remove_capability_from_bounding_set(capability);
     }
 }
@@ -78,7 +83,7 @@ fn play(wish: &Wish) -> Report {
     })
 }
 
-/// So many reports of one kind say enough of a round.
+/// The most reports of one kind that are printed for a round.
 const ALIKE: usize = 5;
 
 fn print(report: &Report, done: u64, rounds: u64) {
@@ -161,8 +166,8 @@ fn mutations_of_live_spools_harm_nobody_else_and_everything_ends() {
                     if n >= rounds {
                         return;
                     }
-                    let wish = Wish { seed: first + n, blow: blow.clone(), jobs: jobs.clone(), below: below.clone() };
-                    let report = play(&wish);
+                    let (blow, jobs, below) = (blow.clone(), jobs.clone(), below.clone());
+                    let report = play(&Wish { seed: first + n, blow, jobs, below, timed: true });
                     let mut reports = reports.lock().expect("no panic holds it");
                     reports.push(report);
                     print(reports.last().expect("it was just added"), reports.len() as u64, rounds);

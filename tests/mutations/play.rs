@@ -29,11 +29,11 @@ pub struct Client {
 pub struct Ended {
     /// Its exit status; 128 and the signal if one killed it.
     pub status: i32,
-    /// So long it ran.
+    /// How long it ran.
     pub took: Duration,
 }
 
-/// What a process has written.
+/// The output of a process.
 pub struct Said {
     /// On its standard output.
     pub stdout: Vec<u8>,
@@ -119,7 +119,7 @@ impl Client {
         fs::metadata(self.files.with_extension("out")).map_or(0, |metadata| metadata.len())
     }
 
-    /// What it has written so far.
+    /// Its output so far.
     pub fn said(&self) -> Said {
         let [stdout, stderr] = ["out", "err"].map(|end| fs::read(self.files.with_extension(end)).unwrap_or_default());
         Said { stdout, stderr }
@@ -153,7 +153,7 @@ pub fn verb(peer: &Peer, words: &[&str], files: PathBuf, limit: Duration) -> (Op
 
 /// A job that is played.
 pub struct Job {
-    /// What it is to be.
+    /// Its plan.
     pub plan: Plan,
     /// Its id, once that is known.
     pub id: Option<String>,
@@ -164,7 +164,7 @@ pub struct Job {
     work: PathBuf,
 }
 
-/// So many runs of a command would find a word in its gate.
+/// Words that go into a gate: each run of the command takes one, and there should be one run.
 const WORDS: usize = 50;
 
 impl Job {
@@ -172,8 +172,7 @@ impl Job {
     pub fn new(plan: Plan, work: &Path) -> Job {
         fs::write(work.join(format!("{}.says", plan.name)), &plan.says).expect("a file");
         let gate = work.join(format!("{}.gate", plan.name));
-        let mode = rustix::fs::Mode::from_raw_mode(0o600);
-        rustix::fs::mknodat(rustix::fs::CWD, &gate, rustix::fs::FileType::Fifo, mode, 0).expect("a FIFO");
+        super::ground::make_fifo(&gate).expect("a FIFO");
         // With both ends open here nobody blocks in opening it, and a word waits for whoever comes.
         let gate = File::options().read(true).write(true).open(gate).expect("a FIFO");
         Job { plan, id: None, clients: Vec::new(), gate: Some(gate), rest: None, work: work.into() }
@@ -201,7 +200,7 @@ impl Job {
         let mut command = peers[self.plan.from].command(PLUMB);
         command.args(["-status-fd=2", &format!("-attach={id}"), "-n"]).stdin(Stdio::null());
         if self.clients.len() > 1 {
-            // It reads along.
+            // Another one has the job, so this one reads along.
             command.arg("-offset=0");
         }
         let label = format!("{} (attached {})", self.name(), self.clients.len());

@@ -1,4 +1,5 @@
-//! What our processes use and leave: seen in `/proc`, by a text that all of a round have in common.
+//! Measures what the processes of a round use, and finds those that are left, in `/proc`: all of them have
+//! the round's directory in their command line or environment.
 
 use crate::homes::processes_with;
 use std::collections::BTreeMap;
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant};
 
 /// A hundredth of a second in nanoseconds: so Linux counts what children have used that have ended.
 const TICK: u64 = 10_000_000;
-/// What all of them use at rest, in thousandths of one processor, and each of them at any time.
+/// The most that all processes may use at rest, in thousandths of one processor; also the most for each of them.
 const REST_MAX: f64 = 30.0;
-/// What a job adds that is held open: four requests that are renewed every second.
+/// The most that a job may add that is held open: four requests that are renewed every second.
 const OPEN_JOB: f64 = 1.0;
 /// On a machine on which others wait for a processor the same work takes so many times as long.
 const CROWDED: f64 = 4.0;

@@ -1,6 +1,7 @@
-//! Every verb that looks answers within ten seconds, whatever lies there.
+//! Every verb that looks answers in time, whatever lies there.
 
-use super::fault::{Blow, Ground, SIDES, Verb};
+use super::fault::{Blow, SIDES, Verb};
+use super::ground::Ground;
 use super::judge::{Broken, Promise};
 use super::play;
 use crate::homes::Peer;
@@ -8,13 +9,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-/// A verb answers within this time.
-const LIMIT: Duration = Duration::from_secs(10);
-/// So many jobs that nothing touched are looked at too.
+/// Jobs that no fault touched and that are looked at too.
 const OTHERS: usize = 2;
 
-/// Asks all verbs of both sides; what is broken, and how many were asked.
-pub fn all(peers: &[Peer; 2], ground: &Ground, blow: &Blow, files: &Path) -> (Vec<Broken>, usize) {
+/// Asks all verbs of both sides, of which each must answer within `limit`. Gives the broken promises, and how many were asked.
+pub fn all(peers: &[Peer; 2], ground: &Ground, blow: &Blow, files: &Path, limit: Duration) -> (Vec<Broken>, usize) {
     let mut asked: Vec<(usize, Vec<String>)> = Vec::new();
     let mut ids: BTreeSet<String> = blow.faults.iter().flat_map(|fault| ground.touched(fault)).take(4).collect();
     ids.extend(ground.ids.values().take(OTHERS).cloned());
@@ -40,10 +39,10 @@ pub fn all(peers: &[Peer; 2], ground: &Ground, blow: &Blow, files: &Path) -> (Ve
     let mut broken = Vec::new();
     for (n, (side, words)) in asked.iter().enumerate() {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let (ended, said) = play::verb(&peers[*side], &words, files.join(n.to_string()), LIMIT);
+        let (ended, said) = play::verb(&peers[*side], &words, files.join(n.to_string()), limit);
         let of = format!("{} at {}", words.join(" "), SIDES[*side]);
         let seen = match ended {
-            None => format!("no answer within {LIMIT:?}"),
+            None => format!("no answer within {limit:?}"),
             Some(ended) if ended.status >= 101 => {
                 format!("status {}: {}", ended.status, String::from_utf8_lossy(&said.stderr))
             }

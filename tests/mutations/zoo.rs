@@ -16,19 +16,19 @@ pub struct Plan {
     pub stage: Stage,
     /// Options of `plumb`.
     pub options: Vec<String>,
-    /// What the shell runs, after the token.
+    /// The command, which runs after the token was written.
     pub body: String,
-    /// What `plumb` reads.
+    /// The input of `plumb`.
     pub input: Input,
     /// Does somebody take what `plumb` writes, from the beginning?
     pub taken: bool,
     /// When the job is as it is to be at the blow.
     pub ready: Ready,
-    /// What happens to it just before the blow.
+    /// Something that happens to it just before the blow.
     pub before: Before,
     /// How it ends if nothing harms it.
     pub expect: Expect,
-    /// What its command has to say, which lies in a file.
+    /// The content of a file that its command prints.
     pub says: Vec<u8>,
 }
 
@@ -62,13 +62,13 @@ pub enum Input {
 pub enum Ready {
     /// `plumb` has ended.
     Ended,
-    /// So many bytes have come out of `plumb`.
+    /// This many bytes have come out of `plumb`.
     Said(u64),
     /// The command runs.
     Ran,
-    /// So much of the input is at the recipient.
+    /// This many bytes of the input are at the recipient.
     Arrived(u64),
-    /// So much of the output is at the sender.
+    /// This many bytes of the output are at the sender.
     Stored(u64),
     /// All output is at the sender.
     Finished,
@@ -78,10 +78,10 @@ pub enum Ready {
     Queued,
 }
 
-/// What happens to a job just before the blow.
+/// Something that happens to a job just before the blow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Before {
-    /// Nothing.
+    /// No change.
     Nothing,
     /// Its command is let go on.
     Go,
@@ -101,7 +101,7 @@ pub enum Expect {
     Exit(i32, Vec<u8>, Vec<u8>),
     /// With this reason.
     Reason(&'static str),
-    /// Nobody is told: its `plumb` was killed.
+    /// Without a word, for its `plumb` was killed.
     Nothing,
 }
 
