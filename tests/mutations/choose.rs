@@ -12,7 +12,7 @@ const HOME_WIDE: u64 = 5;
 const MADE: u64 = 6;
 /// The most jobs of a round that are struck, each by one fault.
 const FAULTS_MAX: u64 = 4;
-/// Files whose content is a number.
+/// Files that say a number.
 const NUMBERS: [&str; 6] = ["clock", "read", "got", "window", "tip", "alive"];
 
 /// Names that a file of a job, a message or a log can have: a copy gets one of them.
@@ -148,7 +148,7 @@ fn verb(chance: &mut Chance, entry: &Entry, partner: Option<String>, fault: &mut
     let is_number = NUMBERS.contains(&last) && entry.there != There::No || entry.is_hint();
     fault.verb = match entry.there {
         There::Before(moment) => Verb::Old(moment),
-        There::Yes | There::No if is_number && chance.below(2) == 0 => Verb::Text(number(chance, entry), way),
+        There::Yes | There::No if is_number && chance.below(2) == 0 => Verb::Number(number(chance, entry)),
         There::No => Verb::Make(odd),
         There::Yes if entry.is_dir => return of_directory(chance, entry, partner, odd, fault),
         There::Yes => of_file(chance, entry, partner, odd, way),
@@ -156,13 +156,13 @@ fn verb(chance: &mut Chance, entry: &Entry, partner: Option<String>, fault: &mut
 }
 
 /// A number that a hint can have: often one at which a record ends.
-fn number(chance: &mut Chance, entry: &Entry) -> String {
+fn number(chance: &mut Chance, entry: &Entry) -> u64 {
     let any = chance.below(200_000);
     let numbers = [0, 1, any % 1000, any, 1 << 40, u64::MAX];
     let at_records = (!entry.records.is_empty()).then(|| chance.below(entry.records.len() as u64) as usize);
     match at_records {
-        Some(n) if chance.below(2) == 0 => entry.records[n].in_log.to_string(),
-        _ => numbers[chance.below(6) as usize].to_string(),
+        Some(n) if chance.below(2) == 0 => entry.records[n].in_log,
+        _ => numbers[chance.below(6) as usize],
     }
 }
 

@@ -68,8 +68,8 @@ pub enum Verb {
     Zero(Way),
     /// Bytes that mean nothing take the place of as many, drawn from this seed.
     Junk(u64, Way),
-    /// A line with this text takes the place of the content, or appears in a file that was not there.
-    Text(String, Way),
+    /// The file says this number, with a checksum that fits; it may not have been there.
+    Number(u64),
     /// The path changes places with another one of the same spool.
     Swap(String),
     /// A copy gets this path.
@@ -163,7 +163,7 @@ impl Verb {
             Verb::Flip(bit, way) => format!("flip{} {bit}", anew(way)),
             Verb::Zero(way) => format!("zero{}", anew(way)),
             Verb::Junk(seed, way) => format!("junk{} {seed}", anew(way)),
-            Verb::Text(text, way) => format!("text{} {text}", anew(way)),
+            Verb::Number(number) => format!("number {number}"),
             Verb::Swap(with) => format!("swap {with}"),
             Verb::Copy(to) => format!("copy {to}"),
             Verb::Become(odd) => format!("become {}", odd.word()),
@@ -186,7 +186,7 @@ impl Verb {
             "flip" => Verb::Flip(number()?, way),
             "zero" => Verb::Zero(way),
             "junk" => Verb::Junk(number()?, way),
-            "text" => Verb::Text(argument.into(), way),
+            "number" => Verb::Number(number()?),
             "swap" => Verb::Swap(argument.into()),
             "copy" => Verb::Copy(argument.into()),
             "become" => Verb::Become(Odd::of(argument)?),
@@ -249,8 +249,8 @@ pub fn unescape(text: &str) -> Vec<u8> {
 fn a_fault_is_read_as_it_is_written() {
     let texts = [
         "live; b jobs/{open}/message flip 17",
-        "stopped; a jobs/{open}/in/1/%FF%00 make fifo; b clock text-anew 999999999999",
-        "killed; a queue/{queued} swap queue/{held}; b onetime/{3}/key become dangling; a daemon second-link",
+        "stopped; a jobs/{open}/in/1/%FF%00 make fifo; b clock number 999999999999",
+        "killed; a queue/{queued} swap queue/{held}; b onetime/{3}/key become dangling; a turned second-link",
         "live",
     ];
     for text in texts {

@@ -1,6 +1,9 @@
 //! Where faults strike, and how: the only place that changes a spool behind the product's back.
 
 use super::fault::{Fault, Odd, SIDES, Verb, Way, unescape};
+use spool::atomic::Disk;
+use spool::clock::CLOCK;
+use spool::facts::Facts;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -75,8 +78,7 @@ impl Ground {
     pub fn strike(&self, fault: &Fault) -> io::Result<()> {
         let path = self.full(fault.side, &fault.path);
         match &fault.verb {
-            Verb::Make(_) | Verb::Old(_) => {}
-            Verb::Text(..) if fs::symlink_metadata(&path).is_err() => fs::write(&path, "")?,
+            Verb::Make(_) | Verb::Old(_) | Verb::Number(_) => {}
             _ => {
                 fs::symlink_metadata(&path)?;
             }
@@ -98,7 +100,7 @@ impl Ground {
             Verb::Junk(seed, way) => {
                 self.change(&path, *way, |bytes| *bytes = crate::homes::noise(bytes.len().max(40), *seed))
             }
-            Verb::Text(text, way) => self.change(&path, *way, |bytes| *bytes = format!("{text}\n").into_bytes()),
+            Verb::Number(number) => self.say(fault, *number),
             Verb::Swap(other) => {
                 let other = self.full(fault.side, other);
                 let flags = rustix::fs::RenameFlags::EXCHANGE;
@@ -120,6 +122,19 @@ impl Ground {
             }
             Verb::Make(odd) => make(*odd, &path, &self.away.join("nowhere")),
         }
+    }
+
+    /// Writes a number as the product would: with a checksum that fits.
+    fn say(&self, fault: &Fault, number: u64) -> io::Result<()> {
+        let disk = Disk::open(&self.spools[fault.side]).map_err(io::Error::other)?;
+        let below = self.below(fault.side, &fault.path).to_string_lossy().into_owned();
+        let written = if below == CLOCK {
+            let facts = Facts::read(&disk, CLOCK).map(Option::unwrap_or_default);
+            facts.and_then(|facts| facts.with("uptime", number).hint(&disk, CLOCK))
+        } else {
+            spool::log::hint(&disk, &below, number)
+        };
+        written.map_err(io::Error::other)
     }
 
     fn put_away(&self, path: &Path) -> io::Result<PathBuf> {
@@ -213,15 +228,18 @@ fn every_verb_does_what_its_name_says() {
     assert_eq!(after("a x keep 3").expect("a file"), b"123");
     assert_eq!(after("a x flip-anew 65").expect("a file"), b"32345678");
     assert_eq!(after("a x zero").expect("a file"), [0; 8]);
-    assert_eq!(after("a x text 7").expect("a file"), b"7\n");
     assert_eq!(after("a x swap y").expect("a file"), b"other");
     assert_eq!(after("a x old 0").expect("a file"), b"before");
     assert_eq!(after("a x become link").expect("a file"), b"12345678");
     assert!(after("a x become dangling").is_err());
     after("a x copy z").expect("a file");
     assert_eq!(fs::read(at("a/z")).expect("a copy"), b"12345678");
-    after("a v text 12").expect("a file");
-    assert_eq!(fs::read(at("a/v")).expect("a new file"), b"12\n");
+    after("a v number 12").expect("a file");
+    let disk = Disk::open(&at("a")).expect("a spool");
+    assert_eq!(spool::log::hinted(&disk, "v").expect("a hint"), 12);
+    after("a clock number 12").expect("a file");
+    let facts = Facts::read(&disk, CLOCK).expect("a file").expect("facts");
+    assert_eq!(facts.value::<u64>("uptime"), Some(12));
     after("a w make directory").expect("a file");
     assert!(at("a/w").is_dir());
     assert!(ground.strike(&"a none flip 1".parse().expect("a fault")).is_err());

@@ -10,7 +10,7 @@ use std::path::Path;
 /// Directories whose names are ids of messages.
 const PLACES: [&str; 6] = ["jobs", "queue", "rqueue", "running", "hold", "notices"];
 /// Files that are there at times only, by their directory.
-const HOME_WIDE: [&str; 4] = ["sick", "turned", "junk", "clock"];
+const HOME_WIDE: [&str; 6] = ["sick", "turned", "junk", "clock", "id", "daemon.socket"];
 const JOB: [&str; 22] = [
     "detached",
     "along.0",

@@ -4,7 +4,7 @@ use super::fault::{Blow, Mode, SIDES};
 use super::ground::Ground;
 use super::judge::{Broken, Promise};
 use super::lies;
-use super::play::{self, Client, Job};
+use super::play::{Client, Job};
 use super::rest;
 use super::zoo;
 use crate::homes::{Chance, Peer, kill_9, send};
@@ -258,13 +258,4 @@ pub fn stop(peer: &mut Peer) {
         std::thread::sleep(Duration::from_millis(20));
     }
     peer.kill();
-}
-
-/// Is a second daemon turned away, as long as the first one runs?
-pub fn second_daemon_is_turned_away(peer: &Peer, files: PathBuf) -> Result<(), String> {
-    let (ended, said) = play::verb(peer, &["daemon"], files, Duration::from_secs(3));
-    match ended {
-        Some(_) => Ok(()),
-        None => Err(format!("a second daemon runs: {}", String::from_utf8_lossy(&said.stderr))),
-    }
 }

@@ -3,10 +3,12 @@
 use super::fault::{Blow, SIDES, Verb};
 use super::ground::Ground;
 use super::judge::{Broken, Promise};
+use super::lies;
 use super::play;
+use super::rest;
 use crate::homes::Peer;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Jobs that no fault touched and that are looked at too.
@@ -50,11 +52,22 @@ pub fn all(peers: &[Peer; 2], ground: &Ground, blow: &Blow, files: &Path, limit:
         };
         broken.push(Broken { promise: Promise::Verbs, of, seen });
     }
-    if let Some(fault) = blow.faults.iter().find(|fault| fault.path == "daemon") {
+    for fault in blow.faults.iter().filter(|fault| lies::job_of(&fault.path).is_none()) {
         let files = files.join("second-daemon");
-        if let Err(seen) = super::round::second_daemon_is_turned_away(&peers[fault.side], files) {
+        if let Err(seen) = second_daemon_is_turned_away(&peers[fault.side], files) {
             broken.push(Broken { promise: Promise::Verbs, of: "daemon".into(), seen });
         }
     }
     (broken, asked.len())
+}
+
+/// Is a second daemon turned away, as long as the first one runs?
+fn second_daemon_is_turned_away(peer: &Peer, files: PathBuf) -> Result<(), String> {
+    let lives = || peer.daemon_pid().is_some_and(|pid| !rest::words(pid).is_empty());
+    let lived = lives();
+    let (ended, said) = play::verb(peer, &["daemon"], files, Duration::from_secs(5));
+    match ended {
+        None if lived && lives() => Err(format!("a second daemon runs: {}", String::from_utf8_lossy(&said.stderr))),
+        _ => Ok(()),
+    }
 }
