@@ -20,3 +20,8 @@ fn without_a_fault_all_jobs_end_as_they_should() {
 fn names_that_are_no_text_beside_the_files_of_a_job_harm_nothing() {
     case(&["silent", "open"], "live; b jobs/{silent}/%FF%FE make file; a jobs/{open}/in/2/.%FF make directory");
 }
+
+#[test]
+fn a_cancelled_job_that_its_recipient_lost_is_not_called_not_started() {
+    case(&["cancelled", "b-left-done"], "live; b jobs/{cancelled} delete; a jobs/{b-left-done} become file");
+}
