@@ -3,10 +3,12 @@
 use crate::incoming;
 use crate::jobs::Job;
 use crate::rig_test::{MSGID, Rig, bare, bytes, soon};
+use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{self, MESSAGE, Owner, PEER, Place};
 use spool::look;
 use spool::name::{Chan, Digest, Role};
+use spool::outcome::Outcome;
 use spool::report::{Report, Turn};
 use spool::segment::{HEADER, Header, OVERHEAD, Records};
 use spool::url::{Ask, Path, Sealed, What, Word};
@@ -27,6 +29,24 @@ async fn a_job_whose_peer_is_not_known_at_the_moment_is_not_cancelled() {
     let report = job.step().await;
     assert_eq!(report.cause.as_deref(), Some("no_peer"), "{report:?}");
     assert_eq!(rig.names(), before);
+}
+
+/// After `rm -r jobs/ID/*` the loop took the marks that were missing for ones that had never been
+/// there: the sender of a command that had run was told "not started".
+#[tokio::test]
+async fn a_job_whose_directory_is_emptied_is_not_called_not_started() {
+    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    rig.submitted().receipted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    let mut job = Job::new(rig.world.clone(), MSGID);
+    job.step().await;
+    let dir = Place::Jobs.dir(MSGID);
+    for entry in rig.disk.list(&dir).unwrap() {
+        rig.disk.remove(&format!("{dir}/{}", entry.name)).unwrap();
+    }
+    Facts::new().with("at", 0).commit(&*rig.disk, &format!("{dir}/cancel")).unwrap();
+    job.step().await;
+    assert_eq!(spool::standing::outcome(&*rig.disk, MSGID).unwrap(), Some(Outcome::Unknown));
 }
 
 /// A stream that panicked left its channel noted as running: nothing pulled it

@@ -8,11 +8,11 @@ use crate::peers::Known;
 use crate::state::{self, Came, Change, File, QueueStep};
 use crate::steps::{self, Steps};
 use spool::facts::Facts;
-use spool::layout::{MESSAGE, ONETIME_PEM, Owner, Place, SEALED, rest_label};
+use spool::layout::{self, MESSAGE, ONETIME_PEM, Owner, Place, SEALED, rest_label};
 use spool::look::{self, CERT_MAX, MESSAGE_REST_MAX};
 use spool::name::{Digest, MsgId};
 use spool::outcome::Outcome;
-use spool::phase::Mark;
+use spool::phase::{Mark, QueuePhase};
 use spool::report::{Report, Turn};
 use spool::retry::Ceiling;
 use spool::url::{Ask, Sealed};
@@ -59,6 +59,10 @@ async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Resul
         }
         if changes.contains(&Change::ForgetQueue) {
             return Ok(Turn::Gone);
+        }
+        if seen.phase() == QueuePhase::Unwanted {
+            // A lost `detached` is no event: only we know that the job is to be cancelled.
+            layout::touch(fs, Place::Jobs, msgid);
         }
         if changes.is_empty() {
             steps.waits_for(match step {

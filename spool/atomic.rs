@@ -105,10 +105,7 @@ impl Disk {
     /// that name is damage, and never blocks. Gives the file and its size.
     fn regular(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<(File, u64)> {
         let odd = || Error::damaged(path, "is no regular file of ours");
-        let fd = match self.fd(verb, path, flags | OFlags::NONBLOCK) {
-            Err(Error::Io { source, .. }) if is_odd(&source) => return Err(odd()),
-            other => other?,
-        };
+        let fd = self.fd(verb, path, flags | OFlags::NONBLOCK).map_err(|error| oddness(error, odd))?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(verb, path, errno))?;
         if !is_our_file(&stat) {
             return Err(odd());
@@ -150,8 +147,13 @@ impl Disk {
     /// Opens a file or a directory to be synced. A change whose last act is a sync
     /// opens first: short of descriptors, it fails while nothing is changed.
     fn opened<'a>(&self, path: &'a str) -> Result<Opened<'a>> {
-        let fd = self.fd("open", path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let odd = || Error::damaged(path, "is no file or directory of ours");
+        let fd = self.fd("open", path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|error| oddness(error, odd))?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io("look at", path, errno))?;
+        // A FIFO or a device refuses every sync, which says nothing of the disk.
+        if kind(stat.st_mode) == Kind::Odd {
+            return Err(odd());
+        }
         Ok(Opened { path, fd, kind: kind(stat.st_mode) })
     }
 
@@ -497,6 +499,14 @@ pub(crate) fn is_lockable(stat: &rustix::fs::Stat) -> bool {
 fn is_odd(error: &std::io::Error) -> bool {
     const ODD: [Errno; 4] = [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV];
     Errno::from_io_error(error).is_some_and(|errno| ODD.contains(&errno))
+}
+
+/// The error of an open that failed, or `odd` if that was because of the kind of the thing.
+fn oddness(error: Error, odd: impl Fn() -> Error) -> Error {
+    match &error {
+        Error::Io { source, .. } if is_odd(source) => odd(),
+        Error::Io { .. } | Error::Unsynced { .. } | Error::Damaged { .. } => error,
+    }
 }
 
 /// Removes all that is in an open directory; what is not there any more is removed already.

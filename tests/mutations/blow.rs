@@ -96,6 +96,10 @@ impl Round {
                     Verb::Delete | Verb::Empty | Verb::Swap(_) | Verb::Become(_) | Verb::Old(_) | Verb::Mode
                 );
             let in_jobs = self.ground.below(fault.side, &fault.path).starts_with("jobs");
+            if fault.path.ends_with("/detached") && fault.verb == Verb::Delete {
+                // Documented: the job is as one whose `plumb` was killed, of which nobody is to hear.
+                self.removed.insert(id.clone());
+            }
             if let Some(job) = job.filter(|_| takes_all) {
                 let is_sender = job.plan.from == fault.side;
                 if is_sender && in_jobs {

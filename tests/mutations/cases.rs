@@ -25,3 +25,28 @@ fn names_that_are_no_text_beside_the_files_of_a_job_harm_nothing() {
 fn a_cancelled_job_that_its_recipient_lost_is_not_called_not_started() {
     case(&["cancelled", "b-left-done"], "live; b jobs/{cancelled} delete; a jobs/{b-left-done} become file");
 }
+
+#[test]
+fn a_fifo_in_the_place_of_a_log_leaves_the_home_sound() {
+    case(&["b-open", "open"], "stopped; a jobs/{b-open}/out/2 become fifo");
+}
+
+#[test]
+fn a_left_job_whose_mark_of_that_is_damaged_is_not_forgotten() {
+    case(&["queued-left", "noticed-left"], "live; a jobs/{queued-left}/detached swap jobs/{noticed-left}/detached");
+}
+
+#[test]
+fn a_queued_job_that_lost_its_detached_is_cancelled() {
+    case(&["queued-left"], "live; a jobs/{queued-left}/detached delete");
+}
+
+#[test]
+fn a_living_job_whose_peer_file_is_damaged_ends() {
+    case(&["open", "b-open"], "live; a jobs/{open}/peer junk 1; a jobs/{b-open}/peer zero");
+}
+
+#[test]
+fn a_left_job_whose_key_is_damaged_ends_when_somebody_asks_for_it() {
+    case(&["b-left-done"], "live; b jobs/{b-left-done}/key zero");
+}
