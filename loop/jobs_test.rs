@@ -1,8 +1,8 @@
 //! Jobs under the loop, one promise each.
 
-use crate::incoming;
 use crate::jobs::Job;
 use crate::rig_test::{MSGID, Rig, bare, bytes, soon};
+use crate::{incoming, outgoing};
 use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{self, MESSAGE, Owner, PEER, Place};
@@ -15,6 +15,7 @@ use spool::url::{Ask, Path, Sealed, What, Word};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// A peer that could not be read made its jobs look as if they had no receipt.
@@ -29,6 +30,27 @@ async fn a_job_whose_peer_is_not_known_at_the_moment_is_not_cancelled() {
     let report = job.step().await;
     assert_eq!(report.cause.as_deref(), Some("no_peer"), "{report:?}");
     assert_eq!(rig.names(), before);
+}
+
+/// The loop looked into `queue/ID` while it was moved to `hold/`, missed the message there, and
+/// cancelled the job for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_put_aside_while_it_is_looked_at_is_not_lost() {
+    let rig = Rig::new(Word::Later, "", |_| bare(404, None));
+    rig.submitted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    let [queue, hold] = [Place::Queue.dir(MSGID), layout::hold(MSGID)];
+    for n in 0..200_u64 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(n * 5));
+                rig.disk.rename(&queue, &hold).unwrap();
+            });
+            tokio::task::block_in_place(|| Handle::current().block_on(outgoing::work(&rig.world, MSGID)));
+        });
+        assert!(!rig.disk.exists(&Place::Jobs.file(MSGID, "cancel")), "moved after {} us", n * 5);
+        rig.disk.rename(&hold, &queue).unwrap();
+    }
 }
 
 /// After `rm -r jobs/ID/*` the loop took the marks that were missing for ones that had never been

@@ -39,7 +39,7 @@ pub async fn work<N: Net>(world: &World<N>, msgid: MsgId) -> Report {
 async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Result<Turn, Trouble> {
     let fs = &*world.fs;
     let dir = Place::Queue.dir(msgid);
-    let Some(_lock) = steps::lock(fs, &dir, Duration::ZERO)? else { return Ok(Turn::Gone) };
+    let Some(lock) = steps::lock(fs, &dir, Duration::ZERO)? else { return Ok(Turn::Gone) };
     let waits = fs.is_locked(&Place::Jobs.file(msgid, spool::layout::PLUMB))?;
     steps.bound(if waits { Ceiling::Foreground } else { Ceiling::Background });
     let owner = Owner::read(fs, &dir)?.or(Owner::read(fs, &Place::Jobs.dir(msgid))?);
@@ -47,6 +47,10 @@ async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Resul
     steps.peer(peer.as_ref().map(|peer| peer.name.to_string()));
     while steps.another() {
         let seen = look(world, msgid, peer.as_deref())?;
+        if !lock.is_at(&dir)? {
+            // It was moved to `hold/` while we looked: what was missed there is not lost.
+            return Ok(Turn::Gone);
+        }
         let step = state::queue(&seen);
         let mut brought = Brought::default();
         for change in state::queue_before(step) {

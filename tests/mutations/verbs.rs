@@ -14,6 +14,9 @@ use std::time::Duration;
 /// Jobs that no fault touched and that are looked at too.
 const OTHERS: usize = 2;
 
+/// How long a second daemon may take: it waits a while for the answer of the first one.
+const TURNED_AWAY: Duration = Duration::from_secs(15);
+
 /// Asks all verbs of both sides, of which each must answer within `limit`. Gives the broken promises, and how many were asked.
 pub fn all(peers: &[Peer; 2], ground: &Ground, blow: &Blow, files: &Path, limit: Duration) -> (Vec<Broken>, usize) {
     let mut asked: Vec<(usize, Vec<String>)> = Vec::new();
@@ -65,7 +68,7 @@ pub fn all(peers: &[Peer; 2], ground: &Ground, blow: &Blow, files: &Path, limit:
 fn second_daemon_is_turned_away(peer: &Peer, files: PathBuf) -> Result<(), String> {
     let lives = || peer.daemon_pid().is_some_and(|pid| !rest::words(pid).is_empty());
     let lived = lives();
-    let (ended, said) = play::verb(peer, &["daemon"], files, Duration::from_secs(5));
+    let (ended, said) = play::verb(peer, &["daemon"], files, TURNED_AWAY);
     match ended {
         None if lived && lives() => Err(format!("a second daemon runs: {}", String::from_utf8_lossy(&said.stderr))),
         _ => Ok(()),
