@@ -35,11 +35,15 @@ pub async fn work<N: Net>(world: &World<N>, msgid: MsgId) -> Report {
 async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Result<Turn, Trouble> {
     let fs = &*world.fs;
     let dir = Place::Rqueue.dir(msgid);
-    let Some(_lock) = steps::lock(fs, &dir, Duration::ZERO)? else { return Ok(Turn::Gone) };
+    let Some(lock) = steps::lock(fs, &dir, Duration::ZERO)? else { return Ok(Turn::Gone) };
     let peer = Owner::read(fs, &dir)?.and_then(|owner| world.peer(&owner.username));
     steps.peer(peer.as_ref().map(|peer| peer.name.to_string()));
     while steps.another() {
         let seen = look::rqueue(fs, msgid, &world.settings.ages())?;
+        if !lock.is_at(&dir)? {
+            // It was removed while we looked.
+            return Ok(Turn::Gone);
+        }
         let step = state::rqueue(&seen);
         let mut message = Zeroizing::new(Vec::new());
         let came = act(world, msgid, peer.as_ref(), step, &mut message, steps).await?;

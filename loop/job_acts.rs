@@ -93,13 +93,9 @@ impl<N: Net> Job<N> {
             self.ask_at = now + self.ask_every();
             return Ok(None);
         }
+        let asks = if ask == Ask::Cxl && self.holds_receipt()? { vec![Ask::Sta, Ask::Cxl] } else { vec![ask] };
         *lock = None;
-        let peer = self.peer.clone().ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
-        let verb = ask.verb();
-        let reply = comm::ask(&self.world, &peer, ask, self.msgid).await?;
-        steps.heard();
-        let came = comm::came(&reply);
-        steps.did(&format!("{verb} {}", steps::word(came)));
+        let (came, outcome) = self.ask_in_turn(asks, steps).await?;
         *lock = self.lock()?;
         if lock.is_none() {
             // It was removed meanwhile: the next look finds nothing.
@@ -113,12 +109,36 @@ impl<N: Net> Job<N> {
             } else {
                 self.backoff.delay(self.ceiling().max(Ceiling::Foreground), &*self.world.rng)
             };
-        let outcome = match (came, given(&reply)) {
-            (_, Some(Given::Outcome(outcome))) => Some(outcome),
-            (Came::Gone, _) => Some(Outcome::Unknown),
-            _ => None,
-        };
         Ok(Some((came, outcome)))
+    }
+
+    /// Asks the peer one question after the other, as long as the answer is OK.
+    async fn ask_in_turn(&self, asks: Vec<Ask>, steps: &mut Steps) -> Result<(Came, Option<Outcome>), Trouble> {
+        let peer = self.peer.clone().ok_or_else(|| Trouble::new("no_peer", "its peer is not known here"))?;
+        let mut last = (Came::Silence, None);
+        for ask in asks {
+            let verb = ask.verb();
+            let reply = comm::ask(&self.world, &peer, ask, self.msgid).await?;
+            steps.heard();
+            let came = comm::came(&reply);
+            steps.did(&format!("{verb} {}", steps::word(came)));
+            let outcome = match (came, given(&reply)) {
+                (_, Some(Given::Outcome(outcome))) => Some(outcome),
+                (Came::Gone, _) => Some(Outcome::Unknown),
+                _ => None,
+            };
+            last = (came, outcome);
+            if came != Came::Ok {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    /// Has the recipient of this job of ours confirmed that it has the message? If it lost the job since,
+    /// `cxl` would have it make a tombstone that says "not started", so `sta` is asked before.
+    fn holds_receipt(&self) -> Result<bool, Trouble> {
+        self.owner.as_ref().map_or(Ok(false), |owner| self.receipt_is_valid(owner))
     }
 
     /// Notes, once in a while, that a job whose logs flow does not lie idle.

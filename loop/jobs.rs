@@ -60,9 +60,10 @@ enum Decided {
 pub struct Job<N: Net> {
     world: Arc<World<N>>,
     msgid: MsgId,
+    /// As the file `peer` said at the last look.
+    owner: Option<Owner>,
     /// Was what follows read? It does not change while the job is worked on.
     known: bool,
-    owner: Option<Owner>,
     peer: Option<Arc<Known>>,
     keys: Option<JobKeys>,
     /// At the recipient, while the message is here: the receipt for it.
@@ -335,9 +336,12 @@ impl<N: Net> Job<N> {
     /// Looks, and asks the tables; also says whether logs flow.
     fn decide(&mut self) -> Result<(Decided, bool), Trouble> {
         let (fs, ages) = (&*self.world.fs, self.world.settings.ages());
-        if !fs.is_there(&Place::Jobs.dir(self.msgid))? {
+        let dir = Place::Jobs.dir(self.msgid);
+        if !fs.is_there(&dir)? {
             return Ok((Decided::Gone, false));
         }
+        // A directory that was emptied says nothing of its job any more, not even that it was never sent.
+        self.owner = Owner::read(fs, &dir)?;
         match &self.owner {
             Some(owner) if owner.role == Role::Sender => {
                 let receipt = self.receipt_is_valid(owner)?;

@@ -1,18 +1,21 @@
 //! Jobs under the loop, one promise each.
 
-use crate::incoming;
 use crate::jobs::Job;
 use crate::rig_test::{MSGID, Rig, bare, bytes, soon};
+use crate::{incoming, outgoing};
+use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{self, MESSAGE, Owner, PEER, Place};
 use spool::look;
 use spool::name::{Chan, Digest, Role};
+use spool::outcome::Outcome;
 use spool::report::{Report, Turn};
 use spool::segment::{HEADER, Header, OVERHEAD, Records};
 use spool::url::{Ask, Path, Sealed, What, Word};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// A peer that could not be read made its jobs look as if they had no receipt.
@@ -27,6 +30,45 @@ async fn a_job_whose_peer_is_not_known_at_the_moment_is_not_cancelled() {
     let report = job.step().await;
     assert_eq!(report.cause.as_deref(), Some("no_peer"), "{report:?}");
     assert_eq!(rig.names(), before);
+}
+
+/// The loop looked into `queue/ID` while it was moved to `hold/`, missed the message there, and
+/// cancelled the job for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_put_aside_while_it_is_looked_at_is_not_lost() {
+    let rig = Rig::new(Word::Later, "", |_| bare(404, None));
+    rig.submitted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    let [queue, hold] = [Place::Queue.dir(MSGID), layout::hold(MSGID)];
+    for n in 0..200_u64 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(n * 5));
+                rig.disk.rename(&queue, &hold).unwrap();
+            });
+            tokio::task::block_in_place(|| Handle::current().block_on(outgoing::work(&rig.world, MSGID)));
+        });
+        assert!(!rig.disk.exists(&Place::Jobs.file(MSGID, "cancel")), "moved after {} us", n * 5);
+        rig.disk.rename(&hold, &queue).unwrap();
+    }
+}
+
+/// After `rm -r jobs/ID/*` the loop took the marks that were missing for ones that had never been
+/// there: the sender of a command that had run was told "not started".
+#[tokio::test]
+async fn a_job_whose_directory_is_emptied_is_not_called_not_started() {
+    let rig = Rig::new(Word::Ok, "", |_| bare(404, None));
+    rig.submitted().receipted();
+    let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
+    let mut job = Job::new(rig.world.clone(), MSGID);
+    job.step().await;
+    let dir = Place::Jobs.dir(MSGID);
+    for entry in rig.disk.list(&dir).unwrap() {
+        rig.disk.remove(&format!("{dir}/{}", entry.name)).unwrap();
+    }
+    Facts::new().with("at", 0).commit(&*rig.disk, &format!("{dir}/cancel")).unwrap();
+    job.step().await;
+    assert_eq!(spool::standing::outcome(&*rig.disk, MSGID).unwrap(), Some(Outcome::Unknown));
 }
 
 /// A stream that panicked left its channel noted as running: nothing pulled it

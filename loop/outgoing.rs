@@ -8,11 +8,11 @@ use crate::peers::Known;
 use crate::state::{self, Came, Change, File, QueueStep};
 use crate::steps::{self, Steps};
 use spool::facts::Facts;
-use spool::layout::{MESSAGE, ONETIME_PEM, Owner, Place, SEALED, rest_label};
+use spool::layout::{self, MESSAGE, ONETIME_PEM, Owner, Place, SEALED, rest_label};
 use spool::look::{self, CERT_MAX, MESSAGE_REST_MAX};
 use spool::name::{Digest, MsgId};
 use spool::outcome::Outcome;
-use spool::phase::Mark;
+use spool::phase::{Mark, QueuePhase};
 use spool::report::{Report, Turn};
 use spool::retry::Ceiling;
 use spool::url::{Ask, Sealed};
@@ -39,7 +39,7 @@ pub async fn work<N: Net>(world: &World<N>, msgid: MsgId) -> Report {
 async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Result<Turn, Trouble> {
     let fs = &*world.fs;
     let dir = Place::Queue.dir(msgid);
-    let Some(_lock) = steps::lock(fs, &dir, Duration::ZERO)? else { return Ok(Turn::Gone) };
+    let Some(lock) = steps::lock(fs, &dir, Duration::ZERO)? else { return Ok(Turn::Gone) };
     let waits = fs.is_locked(&Place::Jobs.file(msgid, spool::layout::PLUMB))?;
     steps.bound(if waits { Ceiling::Foreground } else { Ceiling::Background });
     let owner = Owner::read(fs, &dir)?.or(Owner::read(fs, &Place::Jobs.dir(msgid))?);
@@ -47,6 +47,10 @@ async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Resul
     steps.peer(peer.as_ref().map(|peer| peer.name.to_string()));
     while steps.another() {
         let seen = look(world, msgid, peer.as_deref())?;
+        if !lock.is_at(&dir)? {
+            // It was moved to `hold/` while we looked: what was missed there is not lost.
+            return Ok(Turn::Gone);
+        }
         let step = state::queue(&seen);
         let mut brought = Brought::default();
         for change in state::queue_before(step) {
@@ -59,6 +63,10 @@ async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Resul
         }
         if changes.contains(&Change::ForgetQueue) {
             return Ok(Turn::Gone);
+        }
+        if seen.phase() == QueuePhase::Unwanted {
+            // A lost `detached` is no event: only we know that the job is to be cancelled.
+            layout::touch(fs, Place::Jobs, msgid);
         }
         if changes.is_empty() {
             steps.waits_for(match step {

@@ -18,7 +18,7 @@ use crate::{deliver, input, listen, threads_failed};
 use job::submit;
 use spool::fs::Fs;
 use spool::home::Home;
-use spool::layout::{Owner, log_out};
+use spool::layout::{self, Owner, Place, log_out};
 use spool::name::{Chan, MsgId, Role as Side};
 use spool::outcome::Outcome;
 use spool::standing::{self, NOWHERE, SECRET_LOST, Standing, Unfound};
@@ -40,7 +40,11 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     let keys = look::sender_keys(&*fs, msgid, &spool_key, &ours).map_err(failed)?;
     let keys = match keys {
         Some(keys) => keys,
-        None => return Err(unreadable(standing::outcome(&*fs, msgid).map_err(failed)?).for_job(msgid)),
+        None => {
+            // The loop ends the job, for nobody can take what came of it.
+            layout::touch(&*fs, Place::Jobs, msgid);
+            return Err(unreadable(standing::outcome(&*fs, msgid).map_err(failed)?).for_job(msgid));
+        }
     };
     let peers = home.peers(|error| screen.detail(error));
     let known = peers.get(&owner.username);

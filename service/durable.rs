@@ -93,7 +93,7 @@ impl Durable {
                 match synced {
                     Ok(Ok(size)) => (progress.synced, progress.named) = (progress.synced.max(size), true),
                     Ok(Err(error)) if error.is_unsynced() => progress.failed = true,
-                    Ok(Err(error)) if error.is_absent() => progress.gone += 1,
+                    Ok(Err(error)) if error.is_loss() => progress.gone += 1,
                     Ok(Err(_)) | Err(_) => progress.delayed += 1,
                 }
             });
@@ -115,7 +115,7 @@ impl Durable {
                 let _ = disk.fs.remove(&format!("{}/{}", self.dir, self.n));
                 let _ = self.cancel(&*disk.fs);
             }
-            Err(error) if !error.is_absent() => warn!("{error}; segment {} of {} waits", self.n, self.dir),
+            Err(error) if !error.is_loss() => warn!("{error}; segment {} of {} waits", self.n, self.dir),
             Ok(()) | Err(_) => {}
         }
         synced.map(|()| size)

@@ -10,7 +10,7 @@
 use crate::fs::{Entry, Error, Free, Fs, Kind, Lock, LogFile, Result, Stat, is_hidden};
 use crate::lock;
 use log::DiskLog;
-use look::{find, is_odd, is_our_file, is_ours, kind};
+use look::{find, is_odd, is_our_file, is_ours, kind, oddness};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::fs::{fdatasync, fsync};
 use rustix::io::Errno;
@@ -114,10 +114,7 @@ impl Disk {
     /// that name is damage, and never blocks. Gives the file and its size.
     fn regular(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<(File, u64)> {
         let odd = || Error::damaged(path, "is no regular file of ours");
-        let fd = match self.fd(verb, path, flags | OFlags::NONBLOCK) {
-            Err(Error::Io { source, .. }) if is_odd(&source) => return Err(odd()),
-            other => other?,
-        };
+        let fd = self.fd(verb, path, flags | OFlags::NONBLOCK).map_err(|error| oddness(error, odd))?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(verb, path, errno))?;
         if !is_our_file(&stat) {
             return Err(odd());
@@ -159,8 +156,13 @@ impl Disk {
     /// Opens a file or a directory to be synced. A change whose last act is a sync
     /// opens first: short of descriptors, it fails while nothing is changed.
     fn opened<'a>(&self, path: &'a str) -> Result<Opened<'a>> {
-        let fd = self.fd("open", path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let odd = || Error::damaged(path, "is no file or directory of ours");
+        let fd = self.fd("open", path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|error| oddness(error, odd))?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io("look at", path, errno))?;
+        // A FIFO or a device refuses every sync, which says nothing of the disk.
+        if kind(stat.st_mode) == Kind::Odd {
+            return Err(odd());
+        }
         Ok(Opened { path, fd, kind: kind(stat.st_mode) })
     }
 

@@ -48,3 +48,11 @@ pub(crate) fn is_name_of(root: &OwnedFd, path: &str, fd: impl AsFd) -> Result<bo
     let open = rustix::fs::fstat(fd).map_err(|errno| Error::io("look at", path, errno))?;
     Ok(named.st_ino == open.st_ino && named.st_dev == open.st_dev)
 }
+
+/// The error of an open that failed, or `odd` if that was because of the kind of the thing.
+pub(crate) fn oddness(error: Error, odd: impl Fn() -> Error) -> Error {
+    match &error {
+        Error::Io { source, .. } if is_odd(source) => odd(),
+        Error::Io { .. } | Error::Unsynced { .. } | Error::Damaged { .. } => error,
+    }
+}

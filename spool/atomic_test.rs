@@ -56,6 +56,20 @@ fn files_are_synced_without_threads_too() {
     }
 }
 
+/// A FIFO in the place of a log's directory refused its sync, so the home was `sick` and took no new work.
+#[test]
+fn a_thing_that_cannot_be_synced_is_damage_and_leaves_the_spool_sound() {
+    let (_directory, disk) = disk();
+    disk.hint("file", b"1").unwrap();
+    rustix::fs::mknodat(&*disk.root, "fifo", FileType::Fifo, FILE, 0).unwrap();
+    rustix::fs::symlinkat("file", &*disk.root, "link").unwrap();
+    for odd in ["fifo", "link"] {
+        let error = disk.sync_all(&["file", odd]).unwrap_err();
+        assert!(error.is_loss() && !error.is_unsynced(), "{odd}: {error}");
+    }
+    assert!(!disk.exists(SICK));
+}
+
 /// Each of these froze its job for good, and a FIFO blocked whoever looked for a lock.
 #[test]
 fn a_name_that_leads_to_no_file_of_ours_is_damage_and_blocks_nobody() {

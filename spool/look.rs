@@ -227,6 +227,7 @@ fn input_ended(fs: &dyn Fs, msgid: MsgId) -> Result<bool> {
 /// May a `snd` of this message have left? "Not started" is said only where this
 /// is false, so whatever the recipient can have caused counts beside the mark
 /// `sent`. That is a hint: after another boot it may be lost, so it counts as there.
+/// A directory that misses a log with which it was made misses perhaps the marks as well.
 pub fn may_have_left(fs: &dyn Fs, msgid: MsgId, owner: &Owner) -> Result<bool> {
     let dir = Place::Jobs.dir(msgid);
     let marks = [(&dir, Mark::Sent), (&dir, Mark::Receipt), (&Place::Queue.dir(msgid), Mark::SendOk)];
@@ -236,7 +237,8 @@ pub fn may_have_left(fs: &dyn Fs, msgid: MsgId, owner: &Owner) -> Result<bool> {
         }
     }
     for &chan in Role::Recipient.produces() {
-        if !log::segments(fs, &layout::log_in(msgid, chan))?.is_empty() {
+        let log = layout::log_in(msgid, chan);
+        if !fs.is_dir(&log)? || !log::segments(fs, &log)?.is_empty() {
             return Ok(true);
         }
     }
@@ -244,10 +246,14 @@ pub fn may_have_left(fs: &dyn Fs, msgid: MsgId, owner: &Owner) -> Result<bool> {
 }
 
 /// Is this job to live without a `plumb`? Says then whether its input had its
-/// END when it was left alone: if that is gone since, the input broke off.
+/// END when it was left alone: if that is gone since, the input broke off. A
+/// damaged mark still says that the job was left, so its end is kept for its owner.
 pub fn detached(fs: &dyn Fs, msgid: MsgId) -> Result<Option<bool>> {
-    let facts = Facts::read(fs, &Place::Jobs.file(msgid, DETACHED))?;
-    Ok(facts.map(|facts| facts.text("input") != Some("open")))
+    let path = Place::Jobs.file(msgid, DETACHED);
+    match Facts::read(fs, &path)? {
+        Some(facts) => Ok(Some(facts.text("input") != Some("open"))),
+        None => Ok(fs.is_there(&path)?.then_some(true)),
+    }
 }
 
 /// Looks at `jobs/<msgid>` where we are the recipient. `message` says whether it opens.

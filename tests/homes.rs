@@ -2,12 +2,13 @@
 
 use crate::link::Link;
 pub use crate::patience::{PATIENCE, wait_for, wait_until, wait_until_grown};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -411,10 +412,16 @@ impl Sampler {
     }
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on, and that no test of this process was given before.
 pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").to_string()
+    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address").to_string();
+        if GIVEN.lock().expect("no panic holds it").insert(address.clone()) {
+            return address;
+        }
+    }
 }
 
 /// Sends a process a signal.

@@ -19,6 +19,7 @@ mod incomplete;
 #[path = "../netplumb/link.rs"]
 mod link;
 mod locks;
+mod mutations;
 mod patience;
 mod power;
 mod quota;
