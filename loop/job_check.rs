@@ -1,12 +1,14 @@
 //! A consumer that cannot go on asks us (`tip`) to look at our own log. If that
 //! is damaged the job is cancelled: what the consumer has not got will never
-//! come, and it must not take what it has for all (doc/PROTOCOL.md#streams).
+//! come, and it must not take what it has for all (doc/PROTOCOL.md#streams). So
+//! is one whose secret is lost, for nobody can say whether its log is good.
 
 use super::Job;
 use crate::comm::Trouble;
 use crate::net::Net;
 use crate::steps;
 use spool::damage::{self, Damage, Found};
+use spool::facts::Facts;
 use spool::layout::log_out;
 use spool::log;
 use spool::name::Chan;
@@ -35,7 +37,7 @@ pub(super) struct Checked {
 impl<N: Net> Job<N> {
     /// Looks at the logs that a consumer asked us to look at. The job's lock is held.
     pub(super) async fn check(&mut self) -> Result<(), Trouble> {
-        let (Some(owner), Some(keys)) = (&self.owner, &self.keys) else { return Ok(()) };
+        let Some(owner) = &self.owner else { return Ok(()) };
         let (now, producer) = (self.world.clock.now(), owner.role);
         let tip = |chan: Chan| format!("{}/tip", log_out(self.msgid, chan));
         let asked: Vec<Chan> =
@@ -49,6 +51,11 @@ impl<N: Net> Job<N> {
             return Ok(());
         }
         for chan in asked {
+            let Some(keys) = &self.keys else {
+                let reason = format!("channel {chan} cannot be gone on with, and its secret is lost");
+                self.give_up(chan, Facts::new().with("reason", reason))?;
+                continue;
+            };
             let claimed = log::hinted(&*self.world.fs, &tip(chan))?;
             let (fs, dir, keys) = (self.world.fs.clone(), log_out(self.msgid, chan), keys.clone());
             let look = move || damage::look(&*fs, &dir, &keys, Stream { chan, producer }, claimed);
@@ -70,11 +77,15 @@ impl<N: Net> Job<N> {
                     continue;
                 }
             };
-            let facts = damage.facts();
-            tracing::error!("{}: {}; it is cancelled", self.msgid, facts.text("reason").unwrap_or_default());
-            steps::put_in_job(&*self.world.fs, self.msgid, Mark::Cancel, facts)?;
-            self.world.fs.remove(&tip(chan))?;
+            self.give_up(chan, damage.facts())?;
         }
         Ok(())
+    }
+
+    /// Cancels the job for what became of one of its logs.
+    fn give_up(&self, chan: Chan, facts: Facts) -> Result<(), Trouble> {
+        tracing::error!("{}: {}; it is cancelled", self.msgid, facts.text("reason").unwrap_or_default());
+        steps::put_in_job(&*self.world.fs, self.msgid, Mark::Cancel, facts)?;
+        Ok(self.world.fs.remove(&format!("{}/tip", log_out(self.msgid, chan)))?)
     }
 }

@@ -234,7 +234,8 @@ impl RecipientSeen {
             (true, _, _) => KeeperPhase::Nothing,
             (false, _, true) if self.announced() => KeeperPhase::Nothing,
             (false, _, true) => KeeperPhase::Unannounced,
-            (false, true, false) if repeat && !self.cancel => KeeperPhase::Again,
+            // What was offered may have been taken: its reader would get a part of each run.
+            (false, true, false) if repeat && !self.cancel && !self.outputs_ended => KeeperPhase::Again,
             (false, true, false) => KeeperPhase::Interrupted,
             (false, false, false) if self.cancel => KeeperPhase::Nothing,
             (false, false, false) => KeeperPhase::Start,

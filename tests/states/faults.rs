@@ -1,5 +1,6 @@
 //! What can go wrong, beside lost words and steps cut short: those `reach.rs` has.
 
+use super::damage::Harm;
 use super::history::{How, Node, Pending, SAID};
 use super::keeper::Keeper;
 use super::recipient::{Fetched, Named, Recipient, Supply};
@@ -32,6 +33,10 @@ pub struct Faults {
     pub age: bool,
     /// The gluepot may say no.
     pub refuse: bool,
+    /// So many files are damaged, each at any time.
+    pub damages: u8,
+    /// So many files are removed, or replaced by what is no file of ours.
+    pub missing: u8,
 }
 
 impl Faults {
@@ -54,6 +59,8 @@ impl Faults {
             forget: true,
             age: true,
             refuse: true,
+            damages: 0,
+            missing: 0,
         }
     }
 
@@ -75,6 +82,12 @@ impl Faults {
         if self.power {
             self.cut_power(node, next);
         }
+        if node.memory.damages < self.damages {
+            harm(node, node.sender.damaged(world.rules), node.recipient.damaged(world.rules), next);
+        }
+        if node.memory.damages < self.missing {
+            harm(node, node.sender.missing(), node.recipient.missing(), next);
+        }
     }
 
     fn strike_plumb(&self, node: &Node, next: &mut Vec<(How, Node)>) {
@@ -89,7 +102,7 @@ impl Faults {
             here.memory.excused = true;
             // With the message's lock, which a step of the queue would hold.
             let alone = node.sender.queue.is_some() && node.pending.map(Pending::actor) != Some(Actor::Queue);
-            here.memory.told_idle |= alone && !asked.sent;
+            here.memory.told_idle |= alone && !node.sender.may_have_left();
             next.push((How::Fault("cancelled by hand"), here));
         }
         if self.plumb_dies {
@@ -150,6 +163,29 @@ impl Faults {
         for recipient in stopped.recipient.without_a_hint() {
             self.crash(How::Fault("the recipient loses power"), Node { recipient, ..stopped }, next);
         }
+    }
+}
+
+/// Each of these happens, alone.
+fn harm(node: &Node, sender: Vec<Harm<Sender>>, recipient: Vec<Harm<Recipient>>, next: &mut Vec<(How, Node)>) {
+    let mut harmed = *node;
+    harmed.memory.damages += 1;
+    for harm in sender {
+        let mut here = Node { sender: harm.state, ..harmed };
+        if harm.renewed {
+            here.recipient = here.recipient.renewed();
+            here.memory.sealed_anew();
+            here.pending = here.pending.map(Pending::sealed_anew);
+        }
+        // `plumb` sees that the directory is gone; of a job that was left a notice says so.
+        here.memory.told |= harm.forgot;
+        next.push((How::Fault(harm.what), here));
+    }
+    for harm in recipient {
+        let mut here = Node { recipient: harm.state, ..harmed };
+        here.renew_key(Effect { renewed: harm.renewed, ..Effect::default() });
+        here.memory.forgot |= harm.forgot;
+        next.push((How::Fault(harm.what), here));
     }
 }
 

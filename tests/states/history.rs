@@ -5,7 +5,7 @@ use super::converge::fits;
 use super::keeper::Keeper;
 use super::receiving;
 use super::recipient::{Exit, Recipient, Supply};
-use super::sender::{Input, Sender, Slip, Told};
+use super::sender::{Input, Jobs, Nameless, Sender, Slip, Told};
 use super::sending;
 use super::words::{Actor, Effect, Heard, Said, Side, Turn, World};
 
@@ -30,6 +30,12 @@ pub struct Memory {
     pub taken: bool,
     /// The keeper died while the command ran.
     pub killed: bool,
+    /// Files that were damaged, or removed.
+    pub damages: u8,
+    /// `plumb` heard how its job ended.
+    pub told: bool,
+    /// The recipient's whole job was removed.
+    pub forgot: bool,
 }
 
 impl Memory {
@@ -47,12 +53,13 @@ impl Memory {
         }
     }
 
-    /// As a number of 33 bits.
+    /// As a number of 37 bits.
     pub fn code(self) -> u64 {
         let bits = [self.told_idle, self.excused, self.queued, self.taken, self.killed];
         let counts = u64::from(self.crashes) << 12 | u64::from(self.said) << 4;
         let counts = counts | u64::from(self.delivered) << 2 | u64::from(self.started);
-        bits.into_iter().fold(counts, |code, bit| code << 1 | u64::from(bit))
+        let code = bits.into_iter().fold(counts, |code, bit| code << 1 | u64::from(bit));
+        code | u64::from(self.damages) << 25 | u64::from(self.told) << 27 | u64::from(self.forgot) << 28
     }
 
     /// The memory with this number.
@@ -69,6 +76,9 @@ impl Memory {
             queued: bit(2),
             taken: bit(1),
             killed: bit(0),
+            damages: count(25, 2),
+            told: bit(27),
+            forgot: bit(28),
         }
     }
 }
@@ -87,6 +97,15 @@ impl Pending {
             Pending::Sender(turn, _) => turn.actor,
             Pending::Recipient(turn, _) => turn.actor,
         }
+    }
+
+    /// Is it a wish that a producer look at its own log?
+    pub fn is_tip(self) -> bool {
+        let said = match self {
+            Pending::Sender(turn, _) => turn.said,
+            Pending::Recipient(turn, _) => turn.said,
+        };
+        said == Some(Said::Tip)
     }
 
     /// The sender sealed anew meanwhile.
@@ -182,12 +201,15 @@ impl Node {
             || sender.queue.is_some_and(|queue| queue.ack_req == Slip::Valid)
             || matches!(pending, Some(Pending::Sender(_, Some(Heard::ReceiptValid))));
         let at_rest = sender.clean(world) && recipient.clean(world) && pending.is_none();
+        let nameless = matches!(sender.jobs, Jobs::Nameless(Nameless::Over));
+        let told = memory.taken || memory.told || nameless;
         let wrongs = [
-            ("delivered twice", memory.delivered > 1),
-            ("started twice", memory.started > 1),
+            ("delivered twice", memory.delivered > 1 && !memory.forgot),
+            ("started twice", memory.started > 1 && !memory.forgot),
             ("a receipt before delivery", receipted && memory.delivered == 0),
-            ("told \"not started\" of what was started", memory.told_idle && memory.started > 0),
-            ("lost", at_rest && !memory.excused && !memory.taken),
+            ("told \"not started\" of what was started", memory.told_idle && memory.started > 0 && !memory.forgot),
+            ("lost", at_rest && !memory.excused && !memory.taken && memory.damages == 0),
+            ("ends without an outcome", at_rest && !memory.excused && !told && memory.damages > 0),
         ];
         let wrong = wrongs.into_iter().find(|(_, is_so)| *is_so).map(|(name, _)| name);
         wrong.or_else(|| self.wrong_job(world))
@@ -195,16 +217,23 @@ impl Node {
 
     fn wrong_job(&self, world: &World) -> Option<&'static str> {
         let (job, asked, memory) = (self.recipient.job()?, self.sender.asked(), self.memory);
+        if memory.forgot {
+            return None;
+        }
         let (exit, exits) = (job.exit, job.exit != Exit::Absent);
         let held = asked.is_none_or(|asked| (asked.control && asked.outputs) || asked.done != Told::Absent);
         // Somebody who listened can say `cxl` when nobody is left to be told.
         let listened = !self.sender.clean(world);
-        let wrongs = [
+        let always = [
             (
                 "an exit status of what did not end by itself",
                 exit == Exit::Ran && (memory.started == 0 || memory.killed),
             ),
             ("an exit \"not started\" of what was started", exit == Exit::Idle && memory.started > 0),
+            ("\"not started\" about what was started", job.over && job.is_idle() && memory.started > 0 && listened),
+        ];
+        // What damage takes away of a file takes what the file proves.
+        let undamaged = [
             ("EXIT before run.exit", !job.over && job.control && !(exits && job.outputs)),
             ("run.exit before END of the outputs", !world.repeat && !job.over && exits && !job.outputs),
             ("outputs offered before run.exit", world.repeat && !job.over && !exits && job.outputs),
@@ -212,10 +241,10 @@ impl Node {
                 "started before its input was whole",
                 world.batch && !job.over && memory.started > 0 && job.input != Input::Eof,
             ),
-            ("\"not started\" about what was started", job.over && job.is_idle() && memory.started > 0 && listened),
             ("an exit that is not durable is known", asked.is_some_and(|asked| asked.control) && !exits),
             ("output is given up before it is held", job.drained && !held),
         ];
-        wrongs.into_iter().find(|(_, is_so)| *is_so).map(|(name, _)| name)
+        let undamaged = undamaged.into_iter().filter(|_| memory.damages == 0);
+        always.into_iter().chain(undamaged).find(|(_, is_so)| *is_so).map(|(name, _)| name)
     }
 }

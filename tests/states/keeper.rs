@@ -10,7 +10,7 @@
 use super::code::coded_enum;
 use super::recipient::{Exit, Job};
 use super::rules::{
-    EXIT_AFTER_OUTPUTS, EXIT_FIRST, NEVER_AGAIN, OFFER_LAST, STARTED_FIRST, STARTED_STAYS, WHOLE_FIRST,
+    EXIT_AFTER_OUTPUTS, EXIT_FIRST, NEVER_AGAIN, OFFER_LAST, OFFERED_STAYS, STARTED_FIRST, STARTED_STAYS, WHOLE_FIRST,
 };
 use super::sender::Input;
 use super::words::{Effect, World};
@@ -93,7 +93,9 @@ impl Job {
     }
 
     fn keeper_phase(&self, world: &World) -> KeeperPhase {
-        match self.seen(world).keeper_phase(world.repeat) {
+        let mut seen = self.seen(world);
+        seen.outputs_ended &= !world.rules.lacks(OFFERED_STAYS);
+        match seen.keeper_phase(world.repeat) {
             KeeperPhase::Interrupted if world.rules.lacks(NEVER_AGAIN) => KeeperPhase::Start,
             phase => phase,
         }

@@ -9,7 +9,7 @@
 //! `every_state.rs`: from every content of both spools everything comes to rest
 //! (`quotient.rs`, `converge.rs`). `reachable.rs`: from one message, whatever
 //! goes wrong, nothing that must never be can be (`reach.rs`, `faults.rs`,
-//! `history.rs`). `mutants.rs`: with any rule taken out one of them fails
+//! `history.rs`). Both begin with any file damaged or missing as well (`damage.rs`). `mutants.rs`: with any rule taken out one of them fails
 //! (`rules.rs`).
 //!
 //! Left out: a `peer` file that is whole and names the other role, marks where
@@ -22,6 +22,7 @@
 
 mod code;
 mod converge;
+mod damage;
 mod every_state;
 mod faults;
 mod history;

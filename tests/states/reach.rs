@@ -12,7 +12,7 @@ use super::history::{How, Memory, Node, Pending};
 use super::keeper::Deed;
 use super::quotient::Mix;
 use super::receiving;
-use super::recipient::{Exit, Named, Recipient};
+use super::recipient::{Exit, Job, Named, Recipient};
 use super::rules::{AUTHENTIC, HOLD_FIRST};
 use super::sender::{Sender, Told};
 use super::sending;
@@ -195,7 +195,7 @@ impl Search {
     /// An actor's turn: at once, or later.
     fn take(&self, node: &Node, pending: Pending, next: &mut Vec<(How, Node)>) {
         let actor = pending.actor();
-        let waits = !matches!(actor, Actor::Plumb | Actor::Keeper | Actor::Supply);
+        let waits = !matches!(actor, Actor::Plumb | Actor::Keeper | Actor::Supply) && !pending.is_tip();
         if self.faults.late && waits && node.pending.is_none() {
             next.push((How::Decides(actor), Node { pending: Some(pending), ..*node }));
         }
@@ -224,7 +224,9 @@ impl Search {
             }
             said => said,
         };
-        here.memory.hear(said);
+        if self.faults.replays {
+            here.memory.hear(said);
+        }
         next.push((How::LostQuestion(actor), here));
         let (recipient, heard) = here.recipient.answer(&self.world, said);
         here.recipient = recipient;
@@ -259,7 +261,9 @@ impl Search {
             Said::FetchCurrent if named != Some(Named::Current) => Said::FetchOther,
             said => said,
         };
-        here.memory.hear(said);
+        if self.faults.replays {
+            here.memory.hear(said);
+        }
         next.push((How::LostQuestion(actor), here));
         let (sender, heard) = here.sender.answer(&self.world, said);
         here.sender = sender;
@@ -284,6 +288,7 @@ impl Search {
             sending::Step::Plumb(sending::Deed::Enqueue) if memory.queued => return,
             sending::Step::Plumb(sending::Deed::Enqueue) => memory.queued = true,
             sending::Step::Plumb(sending::Deed::Take) => memory.taken = true,
+            sending::Step::Plumb(sending::Deed::Leave) => memory.told = true,
             _ => {}
         }
         let trail = node.sender.follow(&self.world, turn, heard);
@@ -314,7 +319,9 @@ impl Search {
         for (at, (recipient, effect)) in trail.into_iter().enumerate() {
             let mut here = Node { recipient, ..*node };
             here.renew_key(effect);
-            if effect.started && self.world.repeat && node.recipient.job().is_some_and(|job| job.exit == Exit::Absent) {
+            // What was offered is not run again.
+            let dropped = |job: Job| job.exit == Exit::Absent && !job.outputs;
+            if effect.started && self.world.repeat && node.recipient.job().is_some_and(dropped) {
                 // Run again: what was before it counts no more.
                 (here.memory.started, here.memory.killed) = (0, false);
             }

@@ -73,6 +73,49 @@ fn a_lost_directory_of_an_undelivered_message_is_made_good() {
     nothing_wrong("amnesia", Faults { amnesia: true, cancel: true, ..Faults::crashes(6) });
 }
 
+/// One file of either side is damaged, at any time.
+#[test]
+fn any_file_may_be_damaged_at_any_time() {
+    let crashes = if cfg!(debug_assertions) { 0 } else { 1 };
+    let damaged = |crashes| Faults { damages: 1, crashes, ..Faults::default() };
+    nothing_wrong("damaged", Faults { refuse: true, replays: true, ..damaged(0) });
+    nothing_wrong("damaged, the keeper dies", Faults { keeper_dies: true, ..damaged(crashes) });
+    nothing_wrong("damaged, cancelled", Faults { cancel: true, ..damaged(0) });
+    nothing_wrong("damaged, plumb dies", Faults { plumb_dies: true, ..damaged(0) });
+    for repeat in [false, true] {
+        let world = World { batch: true, repeat, ..World::default() };
+        nothing_wrong_in(world, "damaged, batch", Faults { keeper_dies: true, ..damaged(crashes) });
+    }
+}
+
+/// One file or directory is removed, or replaced by what is no file of ours.
+#[test]
+fn any_file_may_be_missing_at_any_time() {
+    let missing = Faults { missing: 1, ..Faults::crashes(0) };
+    nothing_wrong("missing", Faults { refuse: true, ..missing });
+    nothing_wrong("missing, cancelled", Faults { cancel: true, ..missing });
+    nothing_wrong("missing, plumb dies", Faults { plumb_dies: true, ..missing });
+    for repeat in [false, true] {
+        nothing_wrong_in(World { batch: true, repeat, ..World::default() }, "missing, batch", missing);
+    }
+}
+
+/// `cargo test --release --test main -- --ignored --nocapture whatever_else_goes_wrong`
+#[test]
+#[ignore = "minutes, and 4 GB"]
+fn any_file_may_be_damaged_whatever_else_goes_wrong() {
+    let faults =
+        Faults { damages: 1, keeper_dies: true, plumb_dies: true, cancel: true, refuse: true, ..Faults::crashes(2) };
+    for (what, batch, repeat) in [("damaged", false, false), ("batch", true, false), ("batch, repeat", true, true)] {
+        let reached = nothing_wrong_in(World { batch, repeat, ..World::default() }, what, faults);
+        assert!(reached.states >= 5_000_000, "{what}: {}", reached.states);
+    }
+    let late = Faults { late: true, forget: true, age: true, amnesia: true, keeper_dies: false, ..faults };
+    nothing_wrong("damaged, late", Faults { crashes: 0, ..late });
+    nothing_wrong("two damaged", Faults { damages: 2, crashes: 1, ..faults });
+    nothing_wrong("missing", Faults { damages: 0, missing: 2, crashes: 0, keeper_dies: false, ..faults });
+}
+
 #[test]
 #[ignore = "minutes"]
 fn everything_at_once() {

@@ -5,8 +5,8 @@
 
 use super::keeper::{Deed, Keeper};
 use super::recipient::{Exit, Fetched, Job, Named, Recipient, Rqueue, Supply};
-use super::rules::ONE_RENAME;
-use super::sender::{Input, Slip};
+use super::rules::{CHECK, NAMELESS_IN, ONE_RENAME};
+use super::sender::{Input, Log, Slip};
 use super::words::{Actor, Effect, Heard, Said, Side, Trail, Turn, World};
 use r#loop::state::{self, Came, Change, File, RecipientStep, RqueueStep};
 use spool::phase::{Belief, Mark, RecipientPhase, RqueueSeen};
@@ -17,6 +17,8 @@ pub enum Step {
     Rqueue(RqueueStep),
     Job(RecipientStep),
     Keeper(Deed),
+    /// A consumer asked for a look at our logs: they are damaged, so the job is cancelled.
+    Check,
     Supply,
 }
 
@@ -25,8 +27,8 @@ impl Rqueue {
         matches!(self.ready, Fetched::Current | Fetched::Other)
     }
 
-    fn turn(seen: &RqueueSeen, req: Named) -> Turn<Step> {
-        let step = state::rqueue(seen);
+    fn turn(world: &World, seen: &RqueueSeen, req: Named) -> Turn<Step> {
+        let step = world.rules.rqueue(seen);
         let said = match step {
             RqueueStep::Fetch if req == Named::Current => Some(Said::FetchCurrent),
             RqueueStep::Fetch => Some(Said::FetchOther),
@@ -54,6 +56,7 @@ impl Rqueue {
             exit: Exit::Absent,
             outputs: false,
             control: false,
+            log: Log::Sound,
             input: Input::Open,
             drained: false,
             over: self.over,
@@ -77,12 +80,17 @@ impl Rqueue {
 impl Job {
     fn turns(&self, world: &World, turns: &mut Vec<Turn<Step>>) {
         let seen = self.seen(world);
-        let step = state::recipient(&seen, self.receipt == Slip::Valid);
+        if self.log == Log::Tipped && self.owner {
+            turns.push(Turn { actor: Actor::Job, step: Step::Check, said: None });
+        }
+        let step = world.rules.recipient(&seen, self.receipt);
         let mut push = |step, said| turns.push(Turn { actor: Actor::Job, step: Step::Job(step), said });
         match step {
             RecipientStep::Rest => {}
             // Whom to ask is not known.
             RecipientStep::Rcp | RecipientStep::Ask | RecipientStep::Stream if !self.owner => {}
+            // A receipt that is none is worth nothing to the sender.
+            RecipientStep::Rcp if self.receipt != Slip::Valid => {}
             RecipientStep::Rcp => push(step, Some(Said::Rcp)),
             RecipientStep::Ask | RecipientStep::Stream | RecipientStep::Release => push(step, Some(Said::Sta)),
             RecipientStep::Forget
@@ -95,6 +103,9 @@ impl Job {
         // Logs flow beside the steps.
         if seen.phase() == RecipientPhase::Live && self.owner {
             push(RecipientStep::Stream, Some(Said::Pull));
+            if self.input == Input::Open {
+                push(RecipientStep::Stream, Some(Said::Tip));
+            }
         }
         for &deed in self.keeper_deeds(world) {
             turns.push(Turn { actor: Actor::Keeper, step: Step::Keeper(deed), said: None });
@@ -153,7 +164,7 @@ impl Recipient {
             Change::PutInJob(Mark::Over) => self.in_job(|job| job.over = true),
             Change::Destroy => self.in_job(|job| {
                 (job.message, job.remains, job.outputs, job.control) = (false, false, false, false);
-                (job.input, job.drained, job.cancel) = (Input::Open, false, false);
+                (job.input, job.log, job.drained, job.cancel) = (Input::Open, Log::Sound, false, false);
             }),
             Change::ForgetJob => match before {
                 Recipient::Job { beside: true, .. } => Recipient::Rqueue(Some(Rqueue::BARE)),
@@ -162,6 +173,14 @@ impl Recipient {
             other => panic!("{other:?} is no change of a recipient's step"),
         };
         effect
+    }
+
+    /// As `loop/job_check.rs`.
+    fn checked(self, world: &World) -> Recipient {
+        self.in_job(|job| {
+            job.log = Log::Spoilt;
+            job.cancel |= !world.rules.lacks(CHECK);
+        })
     }
 
     fn pulled(self, heard: Heard) -> Recipient {
@@ -192,8 +211,9 @@ impl Side for Recipient {
                 (rqueue.key || !promised) && (promised || !(noticed || fetched))
             }
             Recipient::Job { job, .. } => {
-                let files = job.message || job.outputs || job.control || job.input != Input::Open;
-                (job.remains || !files) && (!job.drained || (job.outputs && job.control))
+                let logs = job.outputs || job.control || job.input != Input::Open || job.log != Log::Sound;
+                let files = job.message || logs;
+                (job.remains || !files) && (!job.drained || (job.outputs && job.control)) && job.log != Log::Cut
             }
         }
     }
@@ -230,11 +250,12 @@ impl Side for Recipient {
             Recipient::Nothing(Supply::NoStock | Supply::NoRoom) => {
                 turns.push(Turn { actor: Actor::Supply, step: Step::Supply, said: None });
             }
-            Recipient::Rqueue(None) => turns.push(Rqueue::turn(&RqueueSeen::default(), Named::Absent)),
-            Recipient::Rqueue(Some(rqueue)) => turns.push(Rqueue::turn(&rqueue.seen(false), rqueue.req)),
+            Recipient::Rqueue(None) if world.rules.lacks(NAMELESS_IN) => {}
+            Recipient::Rqueue(None) => turns.push(Rqueue::turn(world, &RqueueSeen::default(), Named::Absent)),
+            Recipient::Rqueue(Some(rqueue)) => turns.push(Rqueue::turn(world, &rqueue.seen(false), rqueue.req)),
             Recipient::Job { beside, job } => {
                 if beside {
-                    turns.push(Rqueue::turn(&Rqueue::BARE.seen(true), Named::Absent));
+                    turns.push(Rqueue::turn(world, &Rqueue::BARE.seen(true), Named::Absent));
                 }
                 job.turns(world, &mut turns);
             }
@@ -259,6 +280,8 @@ impl Side for Recipient {
                 world.rules.rqueue_after(RqueueStep::Open, Came::Failed)
             }
             (Step::Rqueue(step), _) => world.rules.rqueue_after(step, came),
+            (Step::Check, _) => return vec![(self.checked(world), Effect::default())],
+            (Step::Job(_), _) if turn.said == Some(Said::Tip) => &[],
             (Step::Job(_), _) if turn.said == Some(Said::Pull) => {
                 return vec![(self.pulled(heard), Effect::default())];
             }
@@ -293,17 +316,18 @@ impl Side for Recipient {
 
     fn hears() -> &'static [Said] {
         use Said::*;
-        &[Msg, SndCurrent, SndStale, Ack, Sta, Cxl, Pull, Got]
+        &[Msg, SndCurrent, SndStale, Ack, Sta, Cxl, Pull, Got, Tip]
     }
 
     fn may_hear(said: Said) -> &'static [Heard] {
         use Heard::*;
         match said {
             Said::Rcp => &[Silence, Ok, Done, Gone],
-            Said::Sta => &[Silence, Ok, Gone, OutcomeRan],
-            Said::FetchCurrent => &[Silence, Opens, Poison, Mismatch, Ok, Gone, OutcomeRan],
-            Said::FetchOther => &[Silence, Mismatch, Ok, Gone, OutcomeRan],
+            Said::Sta => &[Silence, Ok, Gone, OutcomeRan, Later],
+            Said::FetchCurrent => &[Silence, Opens, Poison, Mismatch, Ok, Gone, OutcomeRan, Later],
+            Said::FetchOther => &[Silence, Mismatch, Ok, Gone, OutcomeRan, Later],
             Said::Pull => &[Silence, Bytes, Eof, Aborted],
+            Said::Tip => &[Silence, Ok, Gone],
             other => panic!("a recipient never says {other:?}"),
         }
     }

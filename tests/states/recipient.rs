@@ -9,8 +9,8 @@
 
 use super::code::{Coded, coded_enum, coded_struct};
 use super::keeper::Keeper;
-use super::rules::{ACK_UNKNOWN, KEY_ONCE, NAME_KEY};
-use super::sender::{Input, Slip};
+use super::rules::{ACK_UNKNOWN, KEY_ONCE, NAME_KEY, NAMELESS_TELLS};
+use super::sender::{Input, Log, Slip};
 use super::words::{Heard, Said, World};
 use service::answer::{self, Answer, Data, Incoming, Seen, Write};
 use spool::name::{Chan, Digest, Role};
@@ -92,6 +92,8 @@ coded_struct!(
         outputs: bool,
         /// EXIT and END stand on the control log.
         control: bool,
+        /// The logs that go out.
+        log: Log,
         /// The input that came in.
         input: Input,
         drained: bool,
@@ -233,6 +235,7 @@ impl Job {
     fn pulled_from(&self) -> Heard {
         match (self.outputs, self.control) {
             _ if !self.owner || !self.remains || self.over => Heard::Silence,
+            _ if self.log != Log::Sound => Heard::Bytes,
             (false, false) => Heard::Bytes,
             (true, false) => Heard::Outputs,
             (false, true) => Heard::Control,
@@ -303,6 +306,7 @@ impl Recipient {
             Said::Ack => Ask::Ack,
             Said::Cxl => Ask::Cxl,
             Said::Got => Ask::Got(Chan::STDOUT, 1),
+            Said::Tip => Ask::Tip(Chan::STDOUT, 0),
             Said::Pull => return (self, self.job().map_or(Heard::Silence, |job| job.pulled_from())),
             _ => Ask::Sta,
         };
@@ -326,6 +330,7 @@ impl Recipient {
         }
         let answer = answer::answer(&self.service_seen(), &ask);
         let heard = match (answer.data, self.job()) {
+            (Data::Outcome, Some(Job { owner: false, .. })) if rules.lacks(NAMELESS_TELLS) => Heard::Later,
             (Data::Receipt, Some(Job { receipt: Slip::Valid, .. })) => Heard::ReceiptValid,
             (Data::Receipt, _) => Heard::ReceiptGarbage,
             (Data::Outcome, Some(job)) if job.is_idle() => Heard::OutcomeIdle,
@@ -343,7 +348,8 @@ impl Recipient {
             Recipient::Rqueue(_) | Recipient::Job { .. } => None,
         };
         match answer.write {
-            None | Some(Write::Tip(..) | Write::Offer(_)) => Some(self),
+            None | Some(Write::Offer(_)) => Some(self),
+            Some(Write::Tip(..)) => Some(self.in_job(|job| job.log = job.log.tipped())),
             Some(Write::Claim) => appear(Rqueue { key: true, peer_ok: Belief::Believed, ..Rqueue::BARE }),
             Some(Write::Expect) => appear(Rqueue::BARE),
             Some(Write::Bury) => appear(Rqueue { cancel: true, ..Rqueue::BARE }),

@@ -6,10 +6,10 @@
 //! are left out: nothing reads them. What happens to it is `sending.rs`.
 
 use super::code::{Coded, coded_enum, coded_struct};
-use super::rules::{KEEP_MESSAGE, PAIR_RECEIPT};
+use super::rules::{KEEP_MESSAGE, LOST_PEER, NAMELESS_TELLS, PAIR_RECEIPT};
 use super::words::{Heard, Said, World};
 use service::answer::{self, Data, Seen, Write};
-use spool::name::{Digest, Role};
+use spool::name::{Chan, Digest, Role};
 use spool::phase::{Belief, QueueSeen, RecipientSeen, SenderSeen};
 use spool::url::Ask;
 
@@ -70,6 +70,19 @@ coded_enum!(
     Input { Open, Eof, Aborted }
 );
 
+coded_enum!(
+    /// The logs of a producer on its own disk.
+    Log {
+        Sound,
+        /// The last of it is gone, and what is left is good: only its writer knows.
+        Cut,
+        /// Damaged: its consumer cannot go on.
+        Spoilt,
+        /// The same, and its consumer has asked for a look.
+        Tipped,
+    }
+);
+
 coded_struct!(
     /// What lies in `queue/<msgid>`.
     Queue {
@@ -99,6 +112,8 @@ coded_struct!(
         outputs: bool,
         /// The input that goes out.
         input: Input,
+        /// What became of its log.
+        log: Log,
         broken: bool,
     }
 );
@@ -139,6 +154,13 @@ coded_struct!(
     Sender { queue: Option<Queue>, jobs: Jobs }
 );
 
+impl Log {
+    /// The mark of a consumer that cannot go on; where the log is good it is removed.
+    pub fn tipped(self) -> Log {
+        if self == Log::Spoilt { Log::Tipped } else { self }
+    }
+}
+
 /// Stands for the valid receipt.
 const RECEIPT: Digest = Digest([1; 32]);
 
@@ -155,6 +177,7 @@ impl Sender {
             control: false,
             outputs: false,
             input: Input::Open,
+            log: Log::Sound,
             broken: false,
         };
         Sender { queue: None, jobs: Jobs::Asked(asked) }
@@ -192,7 +215,8 @@ impl Sender {
         // without rule 2 a sealed message is all that is kept.
         let (believed, rules) = (queue.ok == Belief::Believed, world.rules);
         let outlives = believed || !rules.lacks(PAIR_RECEIPT);
-        let message = queue.letter == Letter::Whole || (believed && rules.lacks(KEEP_MESSAGE));
+        let lost = queue.letter == Letter::Lost || (queue.letter == Letter::Nameless && !rules.lacks(LOST_PEER));
+        let message = !lost || (believed && rules.lacks(KEEP_MESSAGE));
         Some(QueueSeen {
             message,
             send_rdy: match queue.ready {
@@ -228,9 +252,9 @@ impl Sender {
             wanted: asked.wanted,
             attended: asked.wanted,
             ended: asked.control && asked.outputs,
-            control_ended: asked.control && asked.input == Input::Aborted,
+            control_ended: asked.control && asked.input == Input::Aborted && asked.log != Log::Cut,
             broken: asked.broken,
-            input_ended: asked.input != Input::Open,
+            input_ended: asked.input != Input::Open && asked.log != Log::Cut,
             patience_over: false,
             done: asked.done != Told::Absent,
             too_old: world.sender_old,
@@ -257,7 +281,7 @@ impl Sender {
     }
 
     /// What the service answers, after what it notes.
-    pub fn answered(self, said: Said) -> (Sender, Heard) {
+    pub fn answered(self, world: &World, said: Said) -> (Sender, Heard) {
         if said == Said::Pull {
             return (self, self.pulled_from());
         }
@@ -274,14 +298,20 @@ impl Sender {
             // Where nothing can be fetched, it is asked whether the message is still there.
             (Said::FetchCurrent | Said::FetchOther, Some(Sealed::Absent) | None) => Ask::Sta,
             (Said::Rcp, _) => Ask::Rcp(RECEIPT),
+            (Said::Tip, _) => Ask::Tip(Chan::STDIN, 0),
             (_, _) => Ask::Sta,
         };
         let answer = answer::answer(&self.service_seen(), &ask);
         let here = match answer.write {
             Some(Write::Offer(_)) => self.in_queue(|queue| queue.ack_req = Slip::Valid),
+            Some(Write::Tip(..)) => self.with(|asked| asked.log = asked.log.tipped()),
             _ => self,
         };
-        let heard = if answer.data == Data::Outcome { Heard::OutcomeRan } else { Heard::word(answer.word) };
+        let heard = match answer.data {
+            Data::Outcome if world.rules.lacks(NAMELESS_TELLS) => Heard::Later,
+            Data::Outcome => Heard::OutcomeRan,
+            _ => Heard::word(answer.word),
+        };
         (here, heard)
     }
 
@@ -305,6 +335,7 @@ impl Sender {
 
     fn pulled_from(self) -> Heard {
         self.asked().map_or(Heard::Silence, |asked| match asked.input {
+            _ if asked.log != Log::Sound => Heard::Bytes,
             Input::Open => Heard::Bytes,
             Input::Eof => Heard::Eof,
             Input::Aborted => Heard::Aborted,

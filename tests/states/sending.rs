@@ -4,7 +4,8 @@
 //! is what `loop/outgoing.rs` and `loop/jobs.rs` do with it.
 
 use super::code::Coded;
-use super::sender::{Asked, Input, Jobs, Letter, Nameless, Queue, Ready, Sealed, Sender, Slip, Told};
+use super::rules::{CHECK, SPOT};
+use super::sender::{Asked, Input, Jobs, Letter, Log, Nameless, Queue, Ready, Sealed, Sender, Slip, Told};
 use super::words::{Actor, Effect, Heard, Said, Side, Trail, Turn, World};
 use r#loop::state::{self, Came, Change, File, QueueStep, RecipientStep, SenderStep};
 use spool::phase::{Belief, Mark, SenderPhase, SenderSeen};
@@ -18,6 +19,8 @@ pub enum Deed {
     Miss,
     /// The input ends.
     Feed,
+    /// The END of the input is gone from our disk: that cancels.
+    Spot,
     /// The output is taken.
     Take,
     /// The job is done, and `plumb` ends.
@@ -30,16 +33,20 @@ pub enum Step {
     Queue(QueueStep),
     Asked(SenderStep),
     Nameless(RecipientStep),
+    /// A consumer asked for a look at our log: it is damaged, so the job is cancelled.
+    Check,
     Plumb(Deed),
 }
 
 impl Sender {
     fn queue_turn(self, world: &World) -> Option<Turn<Step>> {
-        let step = state::queue(&self.queue_seen(world)?);
+        let step = world.rules.queue(&self.queue_seen(world)?);
         let said = match step {
             QueueStep::Rest => return None,
             QueueStep::Msg => Some(Said::Msg),
             QueueStep::Ack => Some(Said::Ack),
+            // What `send.ok` says cannot be read.
+            QueueStep::Snd if self.queue?.ok == Belief::Doubted => return None,
             QueueStep::Snd => match self.queue?.sealed {
                 Sealed::Current | Sealed::Poison => Some(Said::SndCurrent),
                 Sealed::Absent | Sealed::Stale => Some(Said::SndStale),
@@ -51,13 +58,19 @@ impl Sender {
 
     fn asked_turns(self, world: &World, turns: &mut Vec<Turn<Step>>) {
         let Some(seen) = self.asked_seen(world) else { return };
+        if self.asked().is_some_and(|asked| asked.log == Log::Tipped && asked.key) {
+            turns.push(Turn { actor: Actor::Asked, step: Step::Check, said: None });
+        }
         let mut push = |step, said| turns.push(Turn { actor: Actor::Asked, step: Step::Asked(step), said });
-        match state::sender(&seen) {
+        match world.rules.sender(&seen) {
             SenderStep::Rest => {}
             step @ (SenderStep::Tell | SenderStep::Cxl) => push(step, Some(Said::Cxl)),
             step @ SenderStep::Stream => {
                 push(step, Some(Said::Pull));
                 push(step, Some(Said::Sta));
+                if !seen.ended {
+                    push(step, Some(Said::Tip));
+                }
             }
             step @ (SenderStep::Forget | SenderStep::Finish | SenderStep::Cancel | SenderStep::Abort) => {
                 push(step, None);
@@ -76,15 +89,19 @@ impl Sender {
         }
         match seen.phase() {
             SenderPhase::Ended if !world.uncollected => push(Deed::Take),
-            SenderPhase::Unqueued => push(Deed::Enqueue),
+            // It is queued once, before anything can have left.
+            SenderPhase::Unqueued if !seen.sent => push(Deed::Enqueue),
             // The message is gone from the queue, and no receipt came.
             SenderPhase::Live if !seen.queue && self.asked().is_some_and(|asked| asked.receipt == Slip::Absent) => {
                 push(Deed::Miss);
             }
             _ => {}
         }
-        if seen.wanted && !seen.input_ended && !seen.done && !seen.cancel && seen.key {
+        if seen.wanted && self.is_open() && !seen.done && !seen.cancel && seen.key {
             push(Deed::Feed);
+        }
+        if self.asked().is_some_and(|asked| asked.log == Log::Cut) && seen.wanted && !seen.done && !seen.cancel {
+            push(Deed::Spot);
         }
     }
 
@@ -123,7 +140,10 @@ impl Sender {
             Change::PutInJob(Mark::Over) => Sender { jobs: Jobs::Nameless(Nameless::Remains), ..*self },
             Change::Destroy => Sender { jobs: Jobs::Nameless(Nameless::Over), ..*self },
             Change::Abort => self.with(|asked| {
-                asked.input = if asked.input == Input::Open { Input::Aborted } else { asked.input };
+                if asked.input == Input::Open || asked.log == Log::Cut {
+                    asked.input = Input::Aborted;
+                }
+                asked.log = if asked.log == Log::Cut { Log::Sound } else { asked.log };
             }),
             Change::ForgetQueue => {
                 effect.renewed = sealed_before;
@@ -145,7 +165,23 @@ impl Sender {
         }
     }
 
+    /// Has `plumb` more input to give?
+    fn is_open(self) -> bool {
+        self.asked().is_some_and(|asked| asked.input == Input::Open)
+    }
+
+    /// As `loop/job_check.rs`.
+    fn checked(self, world: &World) -> Sender {
+        self.with(|asked| {
+            asked.log = Log::Spoilt;
+            asked.cancel |= !world.rules.lacks(CHECK);
+        })
+    }
+
     fn pulled(self, heard: Heard) -> (Sender, Effect) {
+        if !self.asked().is_some_and(|asked| asked.key) {
+            return (self, Effect::default());
+        }
         let here = self.with(|asked| {
             asked.outputs |= matches!(heard, Heard::Outputs | Heard::Ends);
             asked.control |= matches!(heard, Heard::Control | Heard::Ends);
@@ -154,7 +190,7 @@ impl Sender {
         (here, Effect { got, ..Effect::default() })
     }
 
-    fn does(self, deed: Deed) -> Sender {
+    fn does(self, world: &World, deed: Deed) -> Sender {
         match deed {
             Deed::Enqueue => {
                 let queue = Queue {
@@ -169,6 +205,7 @@ impl Sender {
             }
             Deed::Miss => self.with(|asked| asked.cancel = true),
             Deed::Feed => self.with(|asked| asked.input = Input::Eof),
+            Deed::Spot => self.with(|asked| asked.cancel |= !world.rules.lacks(SPOT)),
             Deed::Take => self.with(|asked| asked.done = Told::Other),
             Deed::Leave => self.with(|asked| asked.wanted = false),
         }
@@ -179,7 +216,8 @@ impl Side for Sender {
     type Step = Step;
 
     fn legal(self) -> bool {
-        self.queue.is_none_or(|queue| queue.ok != Belief::Believed || queue.sealed != Sealed::Absent)
+        let cut = self.asked().is_some_and(|asked| asked.log == Log::Cut && asked.input == Input::Open);
+        !cut && self.queue.is_none_or(|queue| queue.ok != Belief::Believed || queue.sealed != Sealed::Absent)
     }
 
     fn clean(self, world: &World) -> bool {
@@ -206,7 +244,7 @@ impl Side for Sender {
         turns.extend(self.queue_turn(world));
         self.asked_turns(world, &mut turns);
         self.plumb_turns(world, &mut turns);
-        let nameless = self.nameless_seen(world).map(|seen| state::recipient(&seen, false));
+        let nameless = self.nameless_seen(world).map(|seen| world.rules.recipient(&seen, Slip::Absent));
         if let Some(step) = nameless.filter(|&step| step != RecipientStep::Rest) {
             turns.push(Turn { actor: Actor::Asked, step: Step::Nameless(step), said: None });
         }
@@ -225,11 +263,15 @@ impl Side for Sender {
     fn follow(self, world: &World, turn: Turn<Step>, heard: Heard) -> Trail<Sender> {
         let came = if turn.said.is_none() { Came::Worked } else { world.rules.came(heard) };
         let changes = match turn.step {
+            // The message does not open.
+            Step::Queue(QueueStep::Seal) if self.queue.is_some_and(|queue| queue.letter == Letter::Lost) => &[],
             Step::Queue(step) => world.rules.queue_after(step, came),
             Step::Asked(SenderStep::Stream) if turn.said == Some(Said::Pull) => return vec![self.pulled(heard)],
+            Step::Asked(SenderStep::Stream) if turn.said == Some(Said::Tip) => &[],
+            Step::Check => return vec![(self.checked(world), Effect::default())],
             Step::Asked(step) => state::sender_after(step, came),
             Step::Nameless(step) => state::recipient_after(step, came, true),
-            Step::Plumb(deed) => return vec![(self.does(deed), Effect::default())],
+            Step::Plumb(deed) => return vec![(self.does(world, deed), Effect::default())],
         };
         let read_by_plumb = matches!(self.jobs, Jobs::Asked(Asked { wanted: true, .. }));
         if changes.contains(&Change::ForgetJob) && read_by_plumb {
@@ -249,8 +291,8 @@ impl Side for Sender {
         trail
     }
 
-    fn answer(self, _: &World, said: Said) -> (Sender, Heard) {
-        self.answered(said)
+    fn answer(self, world: &World, said: Said) -> (Sender, Heard) {
+        self.answered(world, said)
     }
 
     fn renewed(self) -> Sender {
@@ -266,7 +308,7 @@ impl Side for Sender {
 
     fn hears() -> &'static [Said] {
         use Said::*;
-        &[Rcp, Sta, FetchCurrent, FetchOther, Pull]
+        &[Rcp, Sta, FetchCurrent, FetchOther, Pull, Tip]
     }
 
     fn may_hear(said: Said) -> &'static [Heard] {
@@ -278,8 +320,9 @@ impl Side for Sender {
             }
             Said::Ack => &[Ok, Silence],
             Said::Cxl => &[Silence, Ok, OutcomeIdle, OutcomeRan, Later],
-            Said::Sta => &[Silence, Ok, Gone, OutcomeIdle, OutcomeRan],
+            Said::Sta => &[Silence, Ok, Gone, OutcomeIdle, OutcomeRan, Later],
             Said::Pull => &[Silence, Bytes, Outputs, Control, Ends],
+            Said::Tip => &[Silence, Ok, Gone],
             other => panic!("a sender never says {other:?}"),
         }
     }

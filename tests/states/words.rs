@@ -50,6 +50,8 @@ coded_enum!(
         Pull,
         /// END is held on all of them.
         Got,
+        /// A log cannot be gone on with: its producer is to look at its own disk.
+        Tip,
     }
 );
 
