@@ -61,7 +61,7 @@ fn files_are_synced_without_threads_too() {
 fn a_thing_that_cannot_be_synced_is_damage_and_leaves_the_spool_sound() {
     let (_directory, disk) = disk();
     disk.hint("file", b"1").unwrap();
-    rustix::fs::mknodat(&*disk.root, "fifo", FileType::Fifo, FILE, 0).unwrap();
+    rustix::fs::mknodat(&*disk.root, "fifo", rustix::fs::FileType::Fifo, FILE, 0).unwrap();
     rustix::fs::symlinkat("file", &*disk.root, "link").unwrap();
     for odd in ["fifo", "link"] {
         let error = disk.sync_all(&["file", odd]).unwrap_err();
