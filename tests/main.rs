@@ -3,22 +3,28 @@
 
 mod alive;
 mod attach;
+mod away;
 mod bandwidth;
 mod batch;
 mod by_hand;
 mod clients;
 mod cuts;
+mod damaged;
 mod deaths;
 mod descriptors;
+mod edited;
 mod endings;
 mod exchange;
 mod full;
+mod harm;
+mod hints;
 mod homes;
 mod image;
 mod incomplete;
 #[path = "../netplumb/link.rs"]
 mod link;
 mod locks;
+mod odd;
 mod patience;
 mod power;
 mod quota;
