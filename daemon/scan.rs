@@ -46,10 +46,8 @@ impl Scan {
             let fresh = nanos(SystemTime::now().checked_sub(TICK).unwrap_or(UNIX_EPOCH));
             for entry in entries.flatten() {
                 let Some(msgid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+                // Anything but a directory is looked at as well: the loop moves it aside.
                 let changed = if is_running { 0 } else { changed(&entry).unwrap_or(0) };
-                if changed < 0 {
-                    continue;
-                }
                 // Seen as changed once more: another change may have the same time.
                 let noted = if changed >= fresh { changed - 1 } else { changed };
                 match self.known.entry((number as u8, msgid)) {
@@ -97,10 +95,9 @@ impl Scan {
     }
 }
 
-/// When the directory changed last; negative if it is no directory.
+/// When the entry changed last.
 fn changed(entry: &std::fs::DirEntry) -> Option<i64> {
-    let metadata = entry.metadata().ok()?;
-    Some(if metadata.is_dir() { mtime(&metadata).max(0) } else { -1 })
+    Some(mtime(&entry.metadata().ok()?).max(0))
 }
 
 fn mtime(metadata: &std::fs::Metadata) -> i64 {

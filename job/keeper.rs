@@ -37,7 +37,7 @@ use std::time::Duration;
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// A policy that was changed within this may be half written.
-const SETTLED: Duration = Duration::from_secs(2);
+pub const SETTLED: Duration = Duration::from_secs(2);
 
 /// Where jobs run: what is the same for all of them.
 pub struct Site {

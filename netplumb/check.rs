@@ -10,8 +10,8 @@ use crate::listing::{answer, bytes, clean, line};
 use crate::probe;
 use serde::Serialize;
 use spool::atomic::{Disk, SICK};
-use spool::fs::{Fs, is_hidden};
-use spool::home::{Dial, Home, Policy, Settings};
+use spool::fs::{Fs, ODD, is_hidden};
+use spool::home::{Dial, Error, Home, Policy, Settings};
 use spool::layout::{DIRECTORIES, Place, has_daemon};
 use spool::name::{MsgId, PeerName, Username};
 use std::collections::BTreeMap;
@@ -240,15 +240,24 @@ fn meeting(name: &PeerName, policy: &Policy) -> Option<Finding> {
 
 /// The spool: that it can be used, is one file system, has room, is healthy, and who looks after it.
 fn spool(home: &Home, settings: &Settings) -> Vec<Finding> {
+    let foreign = match home.look_at_spool() {
+        Err(error @ Error::Foreign(_)) => Some(Finding::bad("spool", error)),
+        Err(error @ Error::Io { .. }) => Some(Finding::disk("spool", error)),
+        // Whatever else stands against it is told below, or as its mode.
+        Err(_) | Ok(_) => None,
+    };
     let disk = match Disk::open(&home.spool).and_then(|disk| disk.list("").map(|_| disk)) {
         Ok(disk) => disk,
-        Err(error) if error.is_absent() => {
-            return vec![Finding::warn("spool", "there is none yet; the daemon makes it").hint("netplumb daemon")];
-        }
+        Err(error) if error.is_absent() => return foreign.into_iter().collect(),
         // The first thing that opens by openat2.
         Err(error) => return vec![Finding::disk("openat2", format!("the spool cannot be opened: {error}"))],
     };
     let mut findings = vec![Finding::ok("openat2", "files are opened beneath the spool only")];
+    if foreign.is_some() {
+        // Nothing that lies there is ours.
+        findings.extend(foreign);
+        return findings;
+    }
     let missing: Vec<&str> = DIRECTORIES.into_iter().filter(|name| !disk.exists(name)).collect();
     if !missing.is_empty() {
         findings.push(Finding::warn("spool", format!("without {}: the daemon makes them", missing.join(", "))));
@@ -289,7 +298,8 @@ fn spool(home: &Home, settings: &Settings) -> Vec<Finding> {
 fn lying_about(disk: &Disk) -> Vec<Finding> {
     let count = |directory: &str| disk.list(directory).map_or(0, |entries| entries.len());
     let mut findings = Vec::new();
-    for (directory, what) in [("hold", "held"), ("notices", "unread notices")] {
+    let odd = "moved aside: no files of ours; notices/ says where they lay";
+    for (directory, what) in [("hold", "held"), ("notices", "unread notices"), (ODD, odd)] {
         match count(directory) {
             0 => {}
             count => findings.push(Finding::warn("spool", format!("{directory}/: {count} {what}"))),
@@ -413,8 +423,33 @@ mod tests {
         drop(lock);
         hand.put("hold/x", "");
         hand.put("queue/no-id/x", "");
+        hand.put("odd/clock.01234567", "");
         let spool = level(&hand, "spool");
-        assert!(spool.iter().all(|(level, _)| *level == Level::Warn) && spool.len() == 2, "{spool:?}");
+        assert!(spool.iter().all(|(level, _)| *level == Level::Warn) && spool.len() == 3, "{spool:?}");
+        assert!(spool.iter().any(|(_, text)| text.starts_with("odd/: 1 moved aside")), "{spool:?}");
+    }
+
+    /// It said that the daemon makes one, or nothing.
+    #[test]
+    fn another_spool_or_none_is_bad_and_what_to_do_is_said() {
+        let hand = tidy();
+        let spool = &hand.view.home.spool;
+        let said = |part: &str, hint: &str| {
+            let all = findings(&hand.view.home);
+            let found: Vec<&Finding> = all.iter().filter(|finding| finding.what == "spool").collect();
+            let [one] = found[..] else { panic!("{found:?}") };
+            let told = one.hint.as_deref().unwrap_or_default();
+            assert!(one.level == Level::Bad && one.text.contains(part) && told.contains(hint), "{one:?}");
+        };
+        assert_eq!(level(&hand, "spool"), [], "control");
+        hand.view.home.name_spool(&"77".repeat(16)).unwrap();
+        said("and this home's is 7777", "is the right disk mounted?");
+        std::fs::remove_file(spool.join("id")).unwrap();
+        said("it has no id", "netplumb spool adopt");
+        std::fs::remove_file(hand.view.home.config.join("spool.id")).unwrap();
+        said("is of format 1", "netplumb daemon converts it");
+        std::fs::rename(spool, hand.view.home.config.join("away")).unwrap();
+        said("is not there", "netplumb spool new");
     }
 
     #[test]

@@ -35,15 +35,18 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     home.check().map_err(home_failed)?;
     let spool_key = home.spool_key().map_err(home_failed)?;
     let msgid = standing::find(&*fs, &wish.id).map_err(unfound)?;
-    let failed = |error| disk_failed(error).for_job(msgid);
+    let failed = |error| failed_at(&*fs, msgid, error);
     let owner = ours_of(&*fs, msgid)?;
     let keys = look::sender_keys(&*fs, msgid, &spool_key, &ours).map_err(failed)?;
     let keys = match keys {
         Some(keys) => keys,
         None => {
+            let outcome = standing::outcome(&*fs, msgid).map_err(failed)?;
+            // Nothing that was not found says anything of a job that was removed meanwhile.
+            ours_of(&*fs, msgid)?;
             // The loop ends the job, for nobody can take what came of it.
             layout::touch(&*fs, Place::Jobs, msgid);
-            return Err(unreadable(standing::outcome(&*fs, msgid).map_err(failed)?).for_job(msgid));
+            return Err(unreadable(outcome).for_job(msgid));
         }
     };
     let peers = home.peers(|error| screen.detail(error));
@@ -59,12 +62,15 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     let (root, over, unread) = (home.spool, over()?, over()?);
     let blocked = Blocked::default();
     let job = Job { fs, root, keys, compress: false, producer: None, over, unread, bounds, blocked };
+    let failed = |error| failed_at(&*job.fs, msgid, error);
     let ended = log::ended_at(&*job.fs, &log_out(msgid, Chan::STDIN)).map_err(failed)?.is_some();
     let feeds = role == Role::Again && !ended && !request.no_input;
     let mut presence = match alone {
         None => Presence::along(job.fs.clone(), msgid).map_err(failed)?,
         alone => alone,
     };
+    // A loop that rests does not see what was lost of the output since.
+    layout::touch(&*job.fs, Place::Jobs, msgid);
     if role == Role::Along {
         screen.note("another plumb has this job: its output is read along, nothing is sent");
     }
@@ -85,6 +91,12 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
 
 fn disk_failed(error: spool::fs::Error) -> Ending {
     Ending::failed(Reason::Disk, error)
+}
+
+/// The end for a job of which something could not be opened: it may have been removed meanwhile.
+fn failed_at(fs: &dyn Fs, msgid: MsgId, error: spool::fs::Error) -> Ending {
+    let removed = if error.is_absent() { ours_of(fs, msgid).err() } else { None };
+    removed.unwrap_or_else(|| disk_failed(error).for_job(msgid))
 }
 
 /// Whose job it is, if it is one that we asked for.

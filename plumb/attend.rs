@@ -36,14 +36,14 @@ mod input;
 mod leave;
 #[path = "attend_peer.rs"]
 mod peer;
+#[path = "attend_wait.rs"]
+mod wait;
 pub use leave::{Role, Stance};
 
 /// How long a lost wake-up can keep us.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The same signal again within this ends the wait.
 const TWICE: Duration = Duration::from_secs(2);
-/// How long the loop has to say what became of a message that is gone.
-const VANISHED_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for the end of a job, or until it can be left. What is delivered and
 /// fed has its own threads already.
@@ -97,6 +97,8 @@ struct Attendant<'a> {
     failed: Option<String>,
     /// Where our input's END was put.
     tail: Option<Tail>,
+    /// So many logs had come to their end, at this moment or when the loop was last woken.
+    ended: (usize, Instant),
 }
 
 struct Output {
@@ -155,6 +157,7 @@ impl<'a> Attendant<'a> {
             reminded: false,
             failed: None,
             tail: None,
+            ended: (0, Instant::now()),
         }
     }
 
@@ -170,6 +173,7 @@ impl<'a> Attendant<'a> {
             }
             self.speak();
             self.look_at_message();
+            self.wake_loop();
             if let Some(ending) = self.is_ousted().or_else(|| self.leaves()).or_else(|| self.fails_now()) {
                 return ending;
             }
@@ -319,35 +323,6 @@ impl<'a> Attendant<'a> {
 
     fn has(&self, mark: Mark) -> bool {
         self.job.fs.exists(&self.job.file(mark.name()))
-    }
-
-    /// Until there is a receipt: is the message still on its way?
-    fn look_at_message(&mut self) {
-        if self.receipt || self.is_over() || self.stance.role == Role::Along {
-            return;
-        }
-        let msgid = self.job.msgid();
-        self.receipt = self.has(Mark::Receipt);
-        let queued = || self.job.fs.is_dir(&Place::Queue.dir(msgid)).unwrap_or(true);
-        let held = || self.job.fs.exists(&layout::hold(msgid));
-        // Asked again at the end: it may just have been held, let go, or receipted.
-        let gone = || !queued() && !held() && !queued() && !self.has(Mark::Receipt);
-        if self.receipt {
-            self.screen.detail(format_args!("{} has it", self.peer));
-        } else if let Some(at) = self.vanished {
-            if at.elapsed() > VANISHED_PATIENCE || !crate::why::is_daemon_alive(&*self.job.fs) {
-                self.done = Some(Outcome::Unknown);
-            }
-        } else if gone() {
-            // Our own loop removes it as well, and then says why.
-            match self.mark(Mark::Cancel).ok().flatten().map(|facts| facts.text("reason").map(str::to_string)) {
-                Some(Some(reason)) => self.screen.note(format_args!("the job is cancelled: {reason}")),
-                Some(None) => self.screen.note("the job is cancelled"),
-                None => self.screen.note("the message is gone from the queue"),
-            }
-            self.vanished = Some(Instant::now());
-            self.cancel("gone from the queue");
-        }
     }
 
     /// All that will come has been delivered: how it ended, and the mark that says we took it.

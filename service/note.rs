@@ -124,13 +124,14 @@ fn appear(
     let owner = Owner { username, role: Role::Recipient, born: uptime(fs)?, boot, digest: None };
     let made = owner.facts().hint(fs, &format!("{hidden}/{PEER}")).map_err(Unnoted::from);
     let made = made.and_then(|()| fill(&hidden, &dir));
-    if matches!(made, Err(Unnoted::Moved)) {
-        // What is no directory was never a message, and must not stand in its way.
-        layout::clear(fs, &dir)?;
-    }
     if made.is_err() {
         undo(&hidden);
         let _ = fs.remove(&hidden);
+    }
+    // A thing that is no directory was never a message, and must not stand in its way.
+    if matches!(made, Err(Unnoted::Moved)) && layout::clear(fs, &dir).is_err() {
+        // Confined as we are we can move neither a link nor a FIFO: the loop does, when it looks.
+        touch(fs, Place::Rqueue, whose.msgid);
     }
     made
 }

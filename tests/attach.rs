@@ -223,6 +223,30 @@ fn a_job_that_was_left_and_is_lost_is_unknown_to_every_verb() {
     drop(b);
 }
 
+/// It said that the disk fails: `cannot lock jobs/ID/plumb`.
+#[test]
+fn an_attach_whose_job_is_forgotten_meanwhile_finds_no_such_job() {
+    let (a, _b) = pair_up();
+    let id = leave(&a, &["-n", "b", "true"], b"");
+    assert_eq!(a.netplumb(&["wait", &id]).status, 0);
+    // It reads the settings after it has found the job: there it waits for us.
+    let (settings, aside) = (a.home.join("config/netplumb.toml"), a.home.join("config/aside"));
+    assert!(Command::new("mkfifo").arg(&aside).status().unwrap().success());
+    std::fs::rename(&settings, a.home.join("config/text")).unwrap();
+    std::fs::rename(&aside, &settings).unwrap();
+    let plumb = start(&a, &[&format!("-attach={id}"), "-n"]);
+    let fifo = std::fs::File::options().write(true).open(&settings).unwrap();
+    std::fs::rename(a.home.join("config/text"), &settings).unwrap();
+    a.netplumb(&["cancel", &id]).good();
+    wait_until("it is forgotten", || a.ids("jobs").is_empty());
+    drop(fifo);
+    let output = plumb.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(255));
+    assert!(said.ends_with("plumb: origin=transport status=66 reason=no-such-job\n"), "{said}");
+    assert!(said.contains("it is not here: never made, or its end was taken"), "{said}");
+}
+
 /// The negative control: a job that was not left ends with its `plumb`.
 #[test]
 fn a_job_that_was_not_left_ends_with_its_plumb() {
