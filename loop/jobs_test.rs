@@ -40,15 +40,19 @@ async fn a_message_that_is_put_aside_while_it_is_looked_at_is_not_lost() {
     rig.submitted();
     let _plumb = rig.disk.lock_file(&Place::Jobs.file(MSGID, "plumb"), Duration::ZERO).unwrap();
     let [queue, hold] = [Place::Queue.dir(MSGID), layout::hold(MSGID)];
-    for n in 0..200_u64 {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(Duration::from_micros(n * 5));
-                rig.disk.rename(&queue, &hold).unwrap();
+    for _ in 0..200 {
+        let moving = std::thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(200));
+                rig.disk.rename(&queue, &hold)
             });
-            tokio::task::block_in_place(|| Handle::current().block_on(outgoing::work(&rig.world, MSGID)));
+            while !mover.is_finished() {
+                tokio::task::block_in_place(|| Handle::current().block_on(outgoing::work(&rig.world, MSGID)));
+            }
+            mover.join()
         });
-        assert!(!rig.disk.exists(&Place::Jobs.file(MSGID, "cancel")), "moved after {} us", n * 5);
+        moving.expect("no panic").expect("it is moved");
+        assert!(!rig.disk.exists(&Place::Jobs.file(MSGID, "cancel")));
         rig.disk.rename(&hold, &queue).unwrap();
     }
 }

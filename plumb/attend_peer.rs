@@ -18,17 +18,26 @@ impl Attendant<'_> {
             return;
         }
         let done = look::done(&*self.job.fs, self.job.msgid());
-        let (done, over) = match done.and_then(|done| Ok((done, self.mark(Mark::Over)?))) {
+        let (done, over) = match done.and_then(|done| Ok((done, self.over()?))) {
             Ok(found) => found,
             // It is looked for again.
             Err(error) => return self.job.blocked.note(&error),
         };
-        // Where `peer` is damaged the loop does not know the job for ours, and makes it `over`.
-        self.done = done.or(over.map(|over| over.value("outcome").unwrap_or(Outcome::Unknown)));
+        self.done = done.or(over);
         if self.done.is_none() && !self.job.fs.exists(&Place::Jobs.dir(self.job.msgid())) {
             self.screen.note("the job's directory is gone from the spool");
             self.done = Some(Outcome::Unknown);
         }
+    }
+
+    /// How the job ended if `over` is here, which counts by its name. The loop makes it where `peer`
+    /// is damaged, for then it does not know the job for ours; or the directory is another job's.
+    fn over(&self) -> Result<Option<Outcome>, Error> {
+        if !self.job.fs.is_there(&self.job.file(Mark::Over.name()))? {
+            return Ok(None);
+        }
+        let outcome = self.mark(Mark::Over)?.and_then(|over| over.value("outcome"));
+        Ok(Some(outcome.unwrap_or(Outcome::Unknown)))
     }
 
     pub(super) fn hear(&mut self) {

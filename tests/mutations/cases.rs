@@ -47,6 +47,11 @@ fn a_living_job_whose_peer_file_is_damaged_ends() {
 }
 
 #[test]
+fn a_living_job_whose_directory_became_the_tombstone_of_another_ends() {
+    case(&["open", "b-left-done"], "stopped; a jobs/{open} swap jobs/{b-left-done}");
+}
+
+#[test]
 fn a_left_job_whose_key_is_damaged_ends_when_somebody_asks_for_it() {
     case(&["b-left-done"], "live; b jobs/{b-left-done}/key zero");
 }
