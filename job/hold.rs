@@ -17,7 +17,7 @@ use spool::name::MsgId;
 use spool::phase::Mark;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long another's lock may last before we believe in another keeper:
 /// lookers hold it for a moment.
@@ -62,9 +62,11 @@ impl Hold {
 
     /// For the keeper that the last run names: the same, and looks whether
     /// another keeper has acted while the name was lost. As long as another has
-    /// the lock and has not acted, it waits: to act or to leave takes a moment.
+    /// the lock and has not acted, it waits: to act or to leave takes a moment. After a
+    /// second it takes the name away from that lock.
     /// Never [`Grip::Open`].
     pub fn settle(&mut self) -> Result<Grip, Error> {
+        let started = Instant::now();
         loop {
             let grip = self.renew(Duration::ZERO)?;
             self.doubted |= grip != Grip::Firm;
@@ -78,6 +80,11 @@ impl Hold {
             if grip != Grip::Open {
                 self.doubted = false;
                 return Ok(Grip::Renewed);
+            }
+            if started.elapsed() >= RUNNING_WAIT {
+                // A keeper of this job would have left by now. The lock is that of another job, whose
+                // name was exchanged with ours, and its keeper waits for us.
+                self.fs.remove(&running(self.msgid))?;
             }
             std::thread::sleep(SETTLE_EVERY);
         }

@@ -1,7 +1,8 @@
 //! `netplumb wait ID`: waits for the end of a job, and ends as its command did.
 //!
 //! Nothing is taken and nothing changed: the output of a job of ours is still
-//! there for `plumb -attach=ID`.
+//! there for `plumb -attach=ID`. The daemon is asked to look at the job once in a
+//! while, for damage to a job that rests is no event.
 
 use crate::fail::{self, NO_ID, fail};
 use crate::listing::{answer, clean, line};
@@ -10,7 +11,7 @@ use crate::view::{View, told};
 use plumb::Ending;
 use serde::Serialize;
 use spool::fs::Fs;
-use spool::layout::{KEY, Place, log_in};
+use spool::layout::{self, KEY, Place, log_in};
 use spool::look;
 use spool::name::{Chan, MsgId, Role};
 use spool::outcome::Outcome;
@@ -27,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const NOTICE_WAIT: Duration = Duration::from_secs(2);
 /// How often one looks whether those live who move the job.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the daemon is asked to look at the job.
+const TOUCH_EVERY: Duration = Duration::from_secs(30);
 
 /// The words after the verb.
 #[derive(clap::Args)]
@@ -104,7 +108,7 @@ fn wait(view: &View, msgid: MsgId, patience: Option<Duration>) -> anyhow::Result
     for dir in [Place::Jobs.dir(msgid), log_in(msgid, Chan::CONTROL)] {
         watch.add(&view.home.spool.join(dir));
     }
-    let (mut troubles, mut asked) = (Vec::new(), None::<Instant>);
+    let (mut troubles, mut asked, mut touched) = (Vec::new(), None::<Instant>, None::<Instant>);
     let (mut here, mut gone) = (false, None::<Instant>);
     loop {
         match ended(view, msgid) {
@@ -117,6 +121,10 @@ fn wait(view: &View, msgid: MsgId, patience: Option<Duration>) -> anyhow::Result
                 }
             }
             Err(error) => return Err(error),
+        }
+        if touched.is_none_or(|at| at.elapsed() >= TOUCH_EVERY) {
+            layout::touch(&*view.fs, Place::Jobs, msgid);
+            touched = Some(Instant::now());
         }
         if asked.is_none_or(|at| at.elapsed() >= ASK_EVERY) {
             let before = std::mem::replace(&mut troubles, view.troubles());

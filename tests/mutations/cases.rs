@@ -52,6 +52,16 @@ fn a_living_job_whose_directory_became_the_tombstone_of_another_ends() {
 }
 
 #[test]
+fn two_keepers_whose_locks_changed_names_go_on() {
+    case(&["open", "untaken"], "live; b running/{untaken} swap running/{open}");
+}
+
+#[test]
+fn a_left_job_that_lost_the_end_of_a_log_ends_when_it_is_waited_for() {
+    case(&["left-done"], "live; a jobs/{left-done}/in/3/0 truncate 999");
+}
+
+#[test]
 fn a_left_job_whose_key_is_damaged_ends_when_somebody_asks_for_it() {
     case(&["b-left-done"], "live; b jobs/{b-left-done}/key zero");
 }
