@@ -224,13 +224,16 @@ impl Pull {
     }
 
     /// A sync is done: all below its offset is durable. An error if another
-    /// directory has got the name `in`: what came was not written there.
+    /// directory or file has got the name: what came was not written there.
     pub fn synced(&mut self, sync: Synced) -> Result<()> {
         let all = log_in_all(self.keys.msgid);
         if let Some(lock) = &self.lock
             && !lock.is_at(&all)?
         {
             return Err(Error::io("sync", &all, std::io::Error::other("the directory was replaced")));
+        }
+        if !self.copy.is_in_place()? {
+            return Err(Error::io("sync", &self.dir, std::io::Error::other("the log was replaced")));
         }
         self.synced = self.synced.max(sync.offset);
         self.named = sync.segment;

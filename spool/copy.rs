@@ -190,6 +190,12 @@ impl Copy {
         self.current.as_ref().map(|found| found.header.n)
     }
 
+    /// Has the present segment still its name? If not, it was removed or moved, or its directory
+    /// was: nobody reads what is added to it.
+    pub fn is_in_place(&self) -> Result<bool> {
+        self.current.as_ref().map_or(Ok(true), |found| found.file.is_at(&format!("{}/{}", self.dir, found.header.n)))
+    }
+
     /// Removes the segments that the reader has left and whose successor is durable.
     pub fn forget(&mut self, read: u64, synced: u64) -> Result<()> {
         while let Some(&(n, end)) = self.closed.front() {

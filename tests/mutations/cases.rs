@@ -62,6 +62,11 @@ fn a_left_job_that_lost_the_end_of_a_log_ends_when_it_is_waited_for() {
 }
 
 #[test]
+fn a_log_that_is_replaced_while_it_is_pulled_comes_to_its_end() {
+    case(&["b-open"], "live; a jobs/{b-open}/in/1 old 1");
+}
+
+#[test]
 fn a_left_job_whose_key_is_damaged_ends_when_somebody_asks_for_it() {
     case(&["b-left-done"], "live; b jobs/{b-left-done}/key zero");
 }
