@@ -268,7 +268,11 @@ impl<N: Net> Job<N> {
     }
 
     /// Was our input broken off, by us or by a `plumb` that could not read it?
+    /// Unknown counts as no: without its secret a job ends in another way.
     pub(super) fn has_aborted(&self) -> Result<bool, Trouble> {
+        if self.keys.is_none() {
+            return Ok(false);
+        }
         Ok(self.input()?.ended().is_some_and(|end| end.kind == EndKind::Aborted))
     }
 

@@ -13,7 +13,7 @@ use crate::steps::{self, Steps};
 use crate::stream::Event;
 use crate::streams::{Streams, shortage};
 use spool::fs::Lock;
-use spool::layout::{ALONG, Owner, PLUMB, Place, log_in};
+use spool::layout::{self, ALONG, Owner, PLUMB, Place, log_in};
 use spool::look::{self};
 use spool::name::{Chan, Digest, MsgId, Role};
 use spool::phase::{Mark, RecipientPhase, SenderPhase};
@@ -62,7 +62,7 @@ pub struct Job<N: Net> {
     msgid: MsgId,
     /// As the file `peer` said at the last look.
     owner: Option<Owner>,
-    /// Was what follows read? It does not change while the job is worked on.
+    /// Was what follows read?
     known: bool,
     peer: Option<Arc<Known>>,
     keys: Option<JobKeys>,
@@ -134,6 +134,15 @@ impl<N: Net> Job<N> {
         self.owed = peer.as_ref().zip(digest).map(|(peer, digest)| peer.pair.give_receipt(self.msgid, digest));
         (self.owner, self.peer, self.keys, self.known) = (owner, peer, keys, true);
         Ok(())
+    }
+
+    /// Could others find lost by now what we have read? The service answers nobody
+    /// without `peer`, and a keeper that begins opens the message anew.
+    fn is_doubtful(&self) -> Result<bool, Trouble> {
+        let fs = &*self.world.fs;
+        let recipient = self.owner.as_ref().is_some_and(|owner| owner.role == Role::Recipient);
+        let keeper = recipient && fs.is_locked(&layout::running(self.msgid))?;
+        Ok((recipient && !keeper) || Owner::read(fs, &Place::Jobs.dir(self.msgid))? != self.owner)
     }
 
     /// Works on it without streams: steps until the next move is somebody
@@ -236,7 +245,7 @@ impl<N: Net> Job<N> {
 
     /// Steps until something must be waited for: `None` while logs flow.
     async fn round(&mut self, steps: &mut Steps) -> Result<Option<Turn>, Trouble> {
-        if !self.known {
+        if !self.known || self.is_doubtful()? {
             self.know()?;
         }
         *steps = self.steps();

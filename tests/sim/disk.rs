@@ -7,15 +7,18 @@
 //! power cut leaves is decided in `cut.rs`, from what was synced.
 
 use super::cut::{Change, Journal, Media};
-use spool::fs::{self, Entry, Error, Free, Fs, Held, Lock, LogFile, Result, Stat, is_hidden};
+use super::real::Real;
+use spool::fs::{self, Entry, Error, Free, Fs, Held, Lock, LogFile, ODD, Result, Stat, is_hidden};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A file or directory, by its place in the table of nodes.
 pub type Id = usize;
+/// Every file with its content, every directory with none and a slash at its end.
+pub type Tree = BTreeMap<String, Vec<u8>>;
 /// A process of the machine that has the disk.
 pub type Process = usize;
 const ROOT: Id = 0;
@@ -44,6 +47,34 @@ pub enum Fault {
     Shortage,
     /// The disk cannot read, this time. Counts looks, not operations.
     Unread,
+}
+
+/// What becomes of one file, behind the back of all processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// One bit in the middle is flipped.
+    Flip,
+    /// The second half is gone.
+    Cut,
+    /// All bytes are zeros.
+    Zero,
+    /// It is removed.
+    Gone,
+    /// It is replaced: a file by a directory, a directory by a file.
+    Odd,
+}
+
+impl Harm {
+    /// What of a file's content is left.
+    pub fn of(self, bytes: &mut Vec<u8>) {
+        let half = bytes.len() / 2;
+        match self {
+            Harm::Flip => bytes.iter_mut().skip(half).take(1).for_each(|byte| *byte ^= 4),
+            Harm::Cut => bytes.truncate(half),
+            Harm::Zero => bytes.fill(0),
+            Harm::Gone | Harm::Odd => {}
+        }
+    }
 }
 
 /// What one operation is, as far as faults are concerned.
@@ -87,6 +118,10 @@ struct State {
     operations: u64,
     looks: u64,
     fault: Option<(u64, Fault)>,
+    /// A file, by its general path, and what is to become of it before an operation.
+    harm: Option<(u64, String, Harm)>,
+    /// All that lay here before each operation, if that is kept.
+    kept: Option<Vec<(Instant, Tree)>>,
     /// The operation that was struck, in words.
     struck: Option<String>,
     cut: bool,
@@ -100,6 +135,8 @@ struct State {
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
     process: Process,
+    /// A real directory, which then has all the files.
+    real: Option<Arc<Real>>,
 }
 
 fn gone(path: &str) -> Error {
@@ -115,7 +152,7 @@ fn split(path: &str) -> (&str, &str) {
 }
 
 /// A path without what differs from run to run: message ids, key ids, random suffixes, numbers.
-fn general(path: &str) -> String {
+pub fn general(path: &str) -> String {
     let part = |part: &str| match part {
         _ if part.starts_with('.') => ".hidden".into(),
         _ if part.len() >= 32 => "ID".into(),
@@ -140,6 +177,54 @@ impl State {
             Some((id, Node::Dir { new, .. })) => Ok((id, new)),
             _ => Err(absent(verb, path)),
         }
+    }
+
+    /// Harms a file, if its time has come.
+    fn strike_file(&mut self) {
+        let Some((_, path, harm)) = self.harm.take_if(|(at, _, _)| *at == self.operations) else { return };
+        let tree = self.tree();
+        let Some(found) = tree.keys().find(|found| general(found) == path) else { return };
+        let found = found.trim_end_matches('/');
+        self.struck = Some(format!("{harm:?} of {path}"));
+        let (dir, name) = split(found);
+        let (Some(id), Some(dir)) = (self.find(found), self.find(dir)) else { return };
+        let other = match &mut self.nodes[id] {
+            Node::File(media) => {
+                harm.of(&mut media.new);
+                media.sync();
+                Node::Dir { new: BTreeMap::new(), durable: BTreeMap::new() }
+            }
+            Node::Dir { .. } => Node::File(Media::default()),
+        };
+        let fresh = self.nodes.len();
+        let after = match harm {
+            Harm::Flip | Harm::Cut | Harm::Zero => return,
+            Harm::Gone => None,
+            Harm::Odd => {
+                self.nodes.push(other);
+                Some(fresh)
+            }
+        };
+        self.change(&[(dir, name, after)]);
+        self.journal.settle(&mut self.nodes);
+    }
+
+    fn tree(&self) -> Tree {
+        fn walk(state: &State, id: Id, path: &str, tree: &mut Tree) {
+            match &state.nodes[id] {
+                Node::File(media) => drop(tree.insert(path.to_string(), media.new.clone())),
+                Node::Dir { new, .. } => {
+                    tree.insert(format!("{path}/"), Vec::new());
+                    for (name, inner) in new {
+                        let slash = if path.is_empty() { "" } else { "/" };
+                        walk(state, *inner, &format!("{path}{slash}{name}"), tree);
+                    }
+                }
+            }
+        }
+        let mut tree = Tree::new();
+        walk(self, ROOT, "", &mut tree);
+        tree
     }
 
     /// Changes names, in one step of the journal.
@@ -171,6 +256,11 @@ impl Op<'_> {
             return Err(gone(path));
         }
         state.operations += 1;
+        state.strike_file();
+        if state.kept.is_some() {
+            let tree = state.tree();
+            state.kept.iter_mut().for_each(|kept| kept.push((Instant::now(), tree.clone())));
+        }
         let Some((_, fault)) = state.fault.filter(|(at, _)| *at == state.operations) else { return Ok(false) };
         let full = || Err(Error::io(verb, path, ErrorKind::StorageFull));
         let what = format!("{fault:?} at {verb} {}", general(path));
@@ -306,12 +396,15 @@ impl Op<'_> {
         let (to_id, names) = self.state.dir(verb, to_dir)?;
         match names.get(to_name) {
             Some(_) if !replace => return Err(Error::io(verb, to, ErrorKind::AlreadyExists)),
-            Some(old) if matches!(self.state.nodes[*old], Node::Dir { .. }) => {
-                return Err(Error::io(verb, to, ErrorKind::IsADirectory));
-            }
             Some(_) | None => {}
         }
+        // What cannot be ours makes way.
+        let odd = names.get(to_name).copied().filter(|old| matches!(self.state.nodes[*old], Node::Dir { .. }));
+        let aside = self.state.find(ODD).zip(odd);
         self.operate(if verb == "remove" { Kind::Change } else { Kind::Make }, verb, to)?;
+        if let Some((aside, old)) = aside {
+            self.state.change(&[(aside, &general(to).replace('/', "."), Some(old))]);
+        }
         self.state.change(&[(from_id, from_name, None), (to_id, to_name, Some(id))]);
         Ok(())
     }
@@ -375,13 +468,15 @@ impl SimDisk {
             operations: 0,
             looks: 0,
             fault: None,
+            harm: None,
+            kept: None,
             struck: None,
             cut: false,
             broken: Broken::default(),
             labels: BTreeSet::new(),
             names: 0,
         };
-        let disk = SimDisk { state: Arc::new(Mutex::new(state)), process: OUTSIDE };
+        let disk = SimDisk { state: Arc::new(Mutex::new(state)), process: OUTSIDE, real: None };
         for directory in spool::layout::DIRECTORIES {
             disk.plant_dir(directory);
         }
@@ -400,7 +495,7 @@ impl SimDisk {
     pub fn process(&self) -> SimDisk {
         let mut state = self.state();
         state.processes += 1;
-        SimDisk { state: self.state.clone(), process: state.processes }
+        SimDisk { state: self.state.clone(), process: state.processes, real: self.real.clone() }
     }
 
     /// Is the process dead that has this handle?
@@ -411,6 +506,9 @@ impl SimDisk {
     /// Ends the process that has this handle: its locks are free.
     pub fn kill(&self) {
         self.op().kill();
+        if let Some(real) = &self.real {
+            real.unlock(self.process);
+        }
     }
 
     /// Has the machine lost its power?
@@ -431,6 +529,45 @@ impl SimDisk {
     /// Orders a fault at this operation, counted from the beginning.
     pub fn strike(&self, fault: Option<(u64, Fault)>) {
         self.state().fault = fault;
+    }
+
+    /// Orders harm to a file, named by its general path, before this operation.
+    pub fn strike_file(&self, at: u64, path: &str, harm: Harm) {
+        self.state().harm = Some((at, path.to_string(), harm));
+    }
+
+    /// Keeps what lies here before each operation from here on.
+    pub fn keep(&self) {
+        self.state().kept = Some(Vec::new());
+    }
+
+    /// What was kept, and when.
+    pub fn kept(&self) -> Vec<(Instant, Tree)> {
+        self.state().kept.take().unwrap_or_default()
+    }
+
+    /// The same machine with this real directory for a disk.
+    pub fn on(real: Real) -> SimDisk {
+        SimDisk { real: Some(Arc::new(real)), ..SimDisk::new() }
+    }
+
+    /// Does something with the real directory, if there is one; counted, if it changes something.
+    fn really<T>(&self, act: impl FnOnce(&Real) -> Result<(T, bool)>) -> Option<Result<T>> {
+        let real = self.real.as_ref()?;
+        Some((|| {
+            self.op().up("")?;
+            let (done, changed) = act(real)?;
+            self.state().operations += u64::from(changed);
+            Ok(done)
+        })())
+    }
+
+    /// Counts an operation on an open file of the real directory.
+    pub fn counted(&self) -> Result<()> {
+        let mut op = self.op();
+        op.up("")?;
+        op.state.operations += 1;
+        Ok(())
     }
 
     /// What was struck, if a fault was.
@@ -487,6 +624,9 @@ impl SimDisk {
 
     /// Writes a file as it is to be found, in place of any other, without the verbs' care.
     pub fn plant(&self, path: &str, bytes: &[u8]) {
+        if let Some(real) = &self.real {
+            return real.plant(path, bytes);
+        }
         let (dir, name) = split(path);
         self.plant_dir(dir);
         self.plant_node(dir, name, Node::File(Media::whole(bytes.to_vec())));
@@ -494,6 +634,9 @@ impl SimDisk {
 
     /// Takes away what was planted, or anything else.
     pub fn unplant(&self, path: &str) {
+        if let Some(real) = &self.real {
+            return real.unplant(path);
+        }
         let (dir, name) = split(path);
         let mut state = self.state();
         let Some(parent) = state.find(dir) else { return };
@@ -505,6 +648,9 @@ impl SimDisk {
 
     /// Makes a directory with its parents as it is to be found.
     pub fn plant_dir(&self, path: &str) {
+        if let Some(real) = &self.real {
+            return real.plant_dir(path);
+        }
         if path.is_empty() || self.state().find(path).is_some() {
             return;
         }
@@ -525,22 +671,8 @@ impl SimDisk {
     }
 
     /// Every file with its content, every directory with none.
-    pub fn tree(&self) -> BTreeMap<String, Vec<u8>> {
-        fn walk(state: &State, id: Id, path: &str, tree: &mut BTreeMap<String, Vec<u8>>) {
-            match &state.nodes[id] {
-                Node::File(media) => drop(tree.insert(path.to_string(), media.new.clone())),
-                Node::Dir { new, .. } => {
-                    tree.insert(format!("{path}/"), Vec::new());
-                    for (name, inner) in new {
-                        let slash = if path.is_empty() { "" } else { "/" };
-                        walk(state, *inner, &format!("{path}{slash}{name}"), tree);
-                    }
-                }
-            }
-        }
-        let (state, mut tree) = (self.state(), BTreeMap::new());
-        walk(&state, ROOT, "", &mut tree);
-        tree
+    pub fn tree(&self) -> Tree {
+        self.real.as_ref().map_or_else(|| self.state().tree(), |real| real.tree())
     }
 }
 
@@ -553,6 +685,9 @@ fn durable_id(state: &State, path: &str) -> Option<Id> {
 
 impl Fs for SimDisk {
     fn commit(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        if let Some(done) = self.really(|real| Ok((real.disk.commit(path, bytes)?, true))) {
+            return done;
+        }
         let mut op = self.op();
         let temporary = op.write_beside("commit", path, bytes, true)?;
         if let Err(error) = op.rename("commit", &temporary, path, false) {
@@ -563,17 +698,26 @@ impl Fs for SimDisk {
     }
 
     fn hint(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        if let Some(done) = self.really(|real| Ok((real.disk.hint(path, bytes)?, true))) {
+            return done;
+        }
         let mut op = self.op();
         let temporary = op.write_beside("hint", path, bytes, false)?;
         op.rename("hint", &temporary, path, true)
     }
 
     fn make_dir(&self, path: &str) -> Result<()> {
+        if let Some(done) = self.really(|real| Ok((real.disk.make_dir(path)?, true))) {
+            return done;
+        }
         let node = Node::Dir { new: BTreeMap::new(), durable: BTreeMap::new() };
         self.op().make("make", path, node).map(drop)
     }
 
     fn commit_dir(&self, from: &str, to: &str, files: &[&str]) -> Result<()> {
+        if let Some(done) = self.really(|real| Ok((real.disk.commit_dir(from, to, files)?, true))) {
+            return done;
+        }
         let mut op = self.op();
         let to_general = general(to);
         let sync_files = |op: &mut Op, dir: &str| {
@@ -597,10 +741,19 @@ impl Fs for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
+        if let Some(done) = self.really(|real| Ok((real.disk.rename(from, to)?, true))) {
+            return done;
+        }
         self.op().rename("rename", from, to, false)
     }
 
     fn remove(&self, path: &str) -> Result<()> {
+        if let Some(done) = self.really(|real| {
+            let there = real.disk.exists(path);
+            Ok((real.disk.remove(path)?, there))
+        }) {
+            return done;
+        }
         let mut op = self.op();
         op.up(path)?;
         match op.state.find(path).map(|id| &op.state.nodes[id]) {
@@ -616,17 +769,26 @@ impl Fs for SimDisk {
     }
 
     fn sync_dir(&self, path: &str) -> Result<()> {
+        if let Some(done) = self.really(|real| Ok((real.disk.sync_dir(path)?, false))) {
+            return done;
+        }
         let mut op = self.op();
         op.up(path)?;
         op.sync_dir(Kind::Sync, "sync_dir", path)
     }
 
     fn sync_all(&self, paths: &[&str]) -> Result<()> {
+        if let Some(done) = self.really(|real| Ok((real.disk.sync_all(paths)?, false))) {
+            return done;
+        }
         let paths: Vec<String> = paths.iter().map(|path| path.to_string()).collect();
         self.op().sync_all(Kind::Sync, "sync_all", &paths)
     }
 
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>> {
+        if let Some(done) = self.really(|real| Ok((real.disk.read(path, max)?, false))) {
+            return done;
+        }
         let mut op = self.op();
         op.look("read", path)?;
         match op.state.find(path).map(|id| &op.state.nodes[id]) {
@@ -637,6 +799,9 @@ impl Fs for SimDisk {
     }
 
     fn stat(&self, path: &str) -> Result<Option<Stat>> {
+        if let Some(done) = self.really(|real| Ok((real.disk.stat(path)?, false))) {
+            return done;
+        }
         let mut op = self.op();
         op.look("look at", path)?;
         Ok(op.state.find(path).map(|id| match &op.state.nodes[id] {
@@ -646,6 +811,9 @@ impl Fs for SimDisk {
     }
 
     fn list(&self, path: &str) -> Result<Vec<Entry>> {
+        if let Some(done) = self.really(|real| Ok((real.disk.list(path)?, false))) {
+            return done;
+        }
         let mut op = self.op();
         op.look("list", path)?;
         let Ok((_, names)) = op.state.dir("list", path) else { return Ok(Vec::new()) };
@@ -657,11 +825,17 @@ impl Fs for SimDisk {
     }
 
     fn create_log(&self, path: &str) -> Result<Box<dyn LogFile>> {
+        if let Some(done) = self.really(|real| Ok((real.log(self, real.disk.create_log(path)?), true))) {
+            return done;
+        }
         let id = self.op().make("make", path, Node::File(Media::log()))?;
         Ok(Box::new(SimLog { disk: self.clone(), id, path: path.to_string(), end: 0 }))
     }
 
     fn open_log(&self, path: &str) -> Result<Box<dyn LogFile>> {
+        if let Some(done) = self.really(|real| Ok((real.log(self, real.disk.open_log(path)?), false))) {
+            return done;
+        }
         let mut op = self.op();
         op.look("open", path)?;
         let id = op.state.find(path).ok_or_else(|| absent("open", path))?;
@@ -671,6 +845,11 @@ impl Fs for SimDisk {
     }
 
     fn lock_dir(&self, path: &str, _wait: Duration) -> Result<Option<Lock>> {
+        if let Some(done) =
+            self.really(|real| Ok((real.lock(self.process, real.disk.lock_dir(path, Duration::ZERO)?), false)))
+        {
+            return done;
+        }
         let mut op = self.op();
         op.up(path)?;
         let id = op.state.find(path).ok_or_else(|| absent("lock", path))?;
@@ -684,6 +863,12 @@ impl Fs for SimDisk {
     }
 
     fn lock_file(&self, path: &str, wait: Duration) -> Result<Option<Lock>> {
+        if let Some(done) = self.really(|real| {
+            let there = real.disk.exists(path);
+            Ok((real.lock(self.process, real.disk.lock_file(path, Duration::ZERO)?), !there))
+        }) {
+            return done;
+        }
         let mut op = self.op();
         op.up(path)?;
         if op.state.find(path).is_none() {
@@ -694,6 +879,9 @@ impl Fs for SimDisk {
     }
 
     fn is_locked(&self, path: &str) -> Result<bool> {
+        if let Some(done) = self.really(|real| Ok((real.disk.is_locked(path)?, false))) {
+            return done;
+        }
         let mut op = self.op();
         op.look("lock", path)?;
         let lock = op.state.find(path).and_then(|id| op.state.locks.get(&id));
@@ -740,6 +928,9 @@ struct SimLog {
 impl LogFile for SimLog {
     fn append(&mut self, bytes: &[u8]) -> Result<usize> {
         let mut op = self.disk.op();
+        if matches!(&op.state.nodes[self.id], Node::File(media) if media.new.len() != self.end) {
+            return Err(Error::damaged(&self.path, "somebody else changed its size"));
+        }
         let half = op.operate(Kind::Write, "append to", &self.path)?;
         let count = if half { bytes.len() / 2 } else { bytes.len() };
         if let Node::File(media) = &mut op.state.nodes[self.id] {

@@ -46,6 +46,11 @@ impl Ledger {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
+    /// What happened before a story begins.
+    pub fn begin(&self, lived: Lived) {
+        self.note(|before| *before = lived);
+    }
+
     fn note(&self, what: impl FnOnce(&mut Lived)) {
         what(&mut self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     }

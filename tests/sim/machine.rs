@@ -29,9 +29,10 @@ use spool::url::{self, Ask, What, Word};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
 
 /// Runs a future that never waits.
 pub fn at_once<F: Future>(future: F) -> F::Output {
@@ -39,6 +40,12 @@ pub fn at_once<F: Future>(future: F) -> F::Output {
         Poll::Ready(output) => output,
         Poll::Pending => panic!("a step waited, in a world where nothing has to be waited for"),
     }
+}
+
+/// Runs the steps that look at a whole log, on a thread of their own.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Builder::new_multi_thread().worker_threads(1).build().expect("a thread"))
 }
 
 /// Time and chance of a simulation.
@@ -214,7 +221,7 @@ impl Loop {
                 let world = self.world.clone();
                 let attended = self.jobs.entry(msgid);
                 let attended = attended.or_insert_with(|| Attended { job: Job::new(world, msgid), pulls: Vec::new() });
-                let report = at_once(attended.job.step());
+                let report = runtime().block_on(attended.job.step());
                 if report.turn != Turn::Live || self.disk.is_dead() {
                     self.jobs.remove(&msgid);
                 } else {
@@ -235,7 +242,15 @@ impl Attended {
                 continue;
             }
             if let Ok(pull) = Pull::open(Arc::new(disk.clone()), keys.clone(), Stream { chan, producer }) {
-                self.pulls.push(Puller { chan, pull, told: 0, over: false, failed: false, last: String::new() });
+                self.pulls.push(Puller {
+                    chan,
+                    pull,
+                    told: 0,
+                    stumbled: (0, 0),
+                    over: false,
+                    failed: false,
+                    last: String::new(),
+                });
             }
         }
     }
@@ -261,6 +276,8 @@ struct Puller {
     chan: Chan,
     pull: Pull,
     told: u64,
+    /// Where what came could not follow, and how often.
+    stumbled: (u64, u32),
     /// END is held and told, or the channel is broken.
     over: bool,
     /// Our own disk failed it.
@@ -322,14 +339,19 @@ impl Puller {
                         while let Some(bytes) = at_once(answer.body.next())? {
                             match self.pull.feed(&bytes) {
                                 Ok(_) => {}
-                                Err(error @ CopyError::Broken { .. }) => return Err(error.into()),
+                                Err(error @ CopyError::Bad(_)) => {
+                                    self.stumble(world, who);
+                                    return Err(error.into());
+                                }
                                 Err(error) => return Err(error.into()),
                             }
                         }
                         return Ok(());
                     }
                     (204, _) => {
-                        self.pull.doubt();
+                        if self.pull.doubt() || self.pull.is_overdue() {
+                            self.stumble(world, who);
+                        }
                         return Ok(());
                     }
                     (416, Some(total)) => {
@@ -339,13 +361,25 @@ impl Puller {
                             return Ok(());
                         }
                     }
+                    (416, None) => self.stumble(world, who),
                     _ => {}
                 }
                 if self.pull.doubt() {
+                    self.stumble(world, who);
                     return Ok(());
                 }
                 self.ask(world, who)
             }
+        }
+    }
+
+    /// What came cannot follow what is held; when it is so again, the producer is to look.
+    fn stumble(&mut self, world: &World<SimNet>, who: usize) {
+        let at = self.pull.offset();
+        self.stumbled = (at, if self.stumbled.0 == at { self.stumbled.1 + 1 } else { 1 });
+        if self.stumbled.1 > 1 {
+            let tip = Ask::Tip(self.chan, at);
+            let _ = at_once(comm::ask(world, &people()[who].known, tip, self.pull.msgid()));
         }
     }
 
@@ -357,7 +391,11 @@ impl Puller {
             return Ok(());
         }
         match segments_of(&reply.data, self.chan) {
-            Some((first, last)) => self.pull.missing(first, last),
+            Some((first, last)) => {
+                self.pull.missing(first, last)?;
+                self.stumble(world, who);
+                Ok(())
+            }
             None if self.pull.offset() == 0 => Ok(()),
             None => Err(Trouble::new("interrupted", "the log is gone")),
         }

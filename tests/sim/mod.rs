@@ -3,18 +3,21 @@
 //! `disk.rs` and `cut.rs` are a disk that forgets what was not synced, `net.rs`
 //! a network and the services at its ends, `machine.rs` loop, pulls and daemon
 //! of one peer, `keeper.rs` and `plumb.rs` the other two processes; `two.rs`
-//! puts them together. The tests are `story.rs` (one fault at every operation),
-//! `chaos.rs` (everything at once) and `states.rs` (any content of two spools).
+//! puts them together; `real.rs` is a real directory in the place of a simulated disk.
+//! The tests are `story.rs` (one fault at every operation), `chaos.rs` (everything
+//! at once) and `damage.rs` (one damaged file, in all pairs of phases).
 //! A test that fails says its seed; `NETPLUMB_SEED` takes it back.
 
 mod chaos;
 mod cut;
+mod damage;
 mod disk;
 mod keeper;
 mod machine;
 mod net;
 mod people;
 mod plumb;
+mod real;
 mod story;
 mod two;
 

@@ -11,10 +11,12 @@ use job::Error;
 use job::control::{Control, Heard, Listener};
 use job::message::Start;
 use job::submit::{self, Prepared, Submitted};
+use spool::damage;
 use spool::facts::Facts;
 use spool::fs::Fs;
-use spool::layout::{Place, log_in, log_out};
-use spool::log::{Item, Reader, Writer};
+use spool::layout::{Owner, PLUMB, Place, hold, log_in, log_out};
+use spool::log::{self, Item, Reader, Tail, Writer};
+use spool::look;
 use spool::name::{Chan, MsgId, Role};
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -39,10 +41,14 @@ pub struct Plumb {
     disk: SimDisk,
     start: Start,
     input: VecDeque<Vec<u8>>,
-    prepared: Option<(Submitted, Prepared)>,
+    prepared: Option<(Submitted, Option<Prepared>)>,
+    /// The input is to be sealed by this one.
+    feeds: bool,
     writer: Option<Writer>,
     queued: bool,
     ears: Option<Ears>,
+    /// Where the END of the input was put.
+    tail: Option<Tail>,
     /// It began to write END{eof}.
     pub sent_end: bool,
     /// What it delivered of stdout and stderr.
@@ -80,13 +86,33 @@ impl Plumb {
             start: Start { argv: vec![b"echo-it".to_vec()], batch, repeat, ..Start::default() },
             input: input.into_iter().collect(),
             prepared: None,
+            feeds: true,
             writer: None,
             queued: false,
             ears: None,
+            tail: None,
             sent_end: false,
             delivered: [Vec::new(), Vec::new()],
             ending: None,
         }
+    }
+
+    /// A process that goes on with a job; what is left of `input` it seals, if the log has no END.
+    pub fn attach(disk: SimDisk, keys: JobKeys, input: &[u8]) -> Result<Plumb, Error> {
+        let lock = disk.lock_file(&Place::Jobs.file(keys.msgid, PLUMB), Duration::ZERO)?;
+        let lock = lock.ok_or_else(|| Error::Ours("another process has the lock".into()))?;
+        let dir = log_out(keys.msgid, Chan::STDIN);
+        let feeds = log::ended_at(&disk, &dir)?.is_none();
+        let mut plumb = Plumb { feeds, queued: true, sent_end: !feeds, ..Plumb::start(disk.clone(), [], false, false) };
+        if feeds {
+            let stream = Stream { chan: Chan::STDIN, producer: Role::Sender };
+            let writer = Writer::open(Arc::new(disk), &dir, keys.clone(), stream)?.zipped(true);
+            let rest = input.get(writer.plain() as usize..).unwrap_or_default();
+            plumb.input = [rest.to_vec()].into_iter().filter(|rest| !rest.is_empty()).collect();
+            plumb.writer = Some(writer);
+        }
+        plumb.prepared = Some((Submitted { keys, lock }, None));
+        Ok(plumb)
     }
 
     /// Is the process gone, by itself or killed?
@@ -121,19 +147,20 @@ impl Plumb {
     fn cancel(&self) -> Outcome {
         let Some(msgid) = self.msgid() else { return Outcome::NotStarted };
         let alone = submit::cancel(&self.disk, msgid, "our disk failed");
-        let sent = self.disk.exists(&Place::Jobs.file(msgid, Mark::Sent.name()));
-        if matches!(alone, Ok(true)) && !sent { Outcome::NotStarted } else { Outcome::Unknown }
+        let owner = Owner::read(&self.disk, &Place::Jobs.dir(msgid)).ok().flatten();
+        let unsent = owner.is_some_and(|owner| matches!(look::may_have_left(&self.disk, msgid, &owner), Ok(false)));
+        if matches!(alone, Ok(true)) && unsent { Outcome::NotStarted } else { Outcome::Unknown }
     }
 
     fn try_step(&mut self) -> Result<(), Error> {
         let Some((submitted, prepared)) = &self.prepared else {
             let (person, to) = (&people()[A], people()[B].username());
             let made = submit::prepare(&self.disk, &person.spool_key, person.username(), to, &self.start)?;
-            self.prepared = Some(made);
+            self.prepared = Some((made.0, Some(made.1)));
             return Ok(());
         };
         let keys = submitted.keys.clone();
-        if self.writer.is_none() {
+        if self.writer.is_none() && self.feeds {
             let stream = Stream { chan: Chan::STDIN, producer: Role::Sender };
             let dir = log_out(keys.msgid, Chan::STDIN);
             // What goes is compressed, what comes is not.
@@ -141,13 +168,18 @@ impl Plumb {
             return self.feed();
         }
         if !self.queued {
-            prepared.queue(&self.disk)?;
+            if let Some(prepared) = prepared {
+                prepared.queue(&self.disk)?;
+            }
             self.queued = true;
             return Ok(());
         }
         self.feed()?;
         if self.ears.is_none() {
             self.ears = Some(Ears::open(&self.disk, &keys)?);
+        }
+        if self.ears.as_ref().is_some_and(|ears| !ears.is_over()) {
+            self.look_around(&keys)?;
         }
         self.attend(keys.msgid)
     }
@@ -165,7 +197,29 @@ impl Plumb {
         } else if writer.ended().is_none() || !self.sent_end {
             self.sent_end = true;
             writer.end(EndKind::Eof)?;
+            self.tail = Some(writer.tail());
         }
+        Ok(())
+    }
+
+    /// Is the message still on its way, and the END of our input still on our disk?
+    fn look_around(&mut self, keys: &JobKeys) -> Result<(), Error> {
+        let (disk, msgid) = (&self.disk, keys.msgid);
+        let there = |path: &str| disk.exists(path);
+        let gone = !disk.is_dir(&Place::Queue.dir(msgid))? && !there(&hold(msgid));
+        if gone && !there(&Place::Jobs.file(msgid, Mark::Receipt.name())) {
+            submit::cancel(disk, msgid, "gone from the queue")?;
+        }
+        let Some(tail) = &self.tail else { return Ok(()) };
+        let dir = log_out(msgid, Chan::STDIN);
+        let is_cut = disk.size(&tail.path)?.is_none_or(|size| size < tail.size);
+        if is_cut && log::hinted(disk, &format!("{dir}/got"))? < tail.offset {
+            let stream = Stream { chan: Chan::STDIN, producer: Role::Sender };
+            if let damage::Found::Damaged(damage) = damage::look(disk, &dir, keys, stream, tail.offset)? {
+                submit::cancel_for(disk, msgid, damage.facts())?;
+            }
+        }
+        self.tail = self.tail.take().filter(|_| !is_cut);
         Ok(())
     }
 
@@ -205,7 +259,7 @@ impl Ears {
     fn open(disk: &SimDisk, keys: &JobKeys) -> Result<Ears, Error> {
         let reader = |chan: Chan| {
             let stream = Stream { chan, producer: Role::Recipient };
-            Reader::open(Arc::new(disk.clone()), &log_in(keys.msgid, chan), keys.clone(), stream)
+            Reader::open_at(Arc::new(disk.clone()), &log_in(keys.msgid, chan), keys.clone(), stream, 0)
         };
         let output = |chan| Ok::<Output, Error>(Output { reader: reader(chan)?, settled: None });
         let outputs = [output(Chan::STDOUT)?, output(Chan::STDERR)?];
@@ -216,10 +270,13 @@ impl Ears {
         if disk.is_dead() || self.done.is_some() {
             return;
         }
-        let Ok(done) = spool::look::done(disk, msgid) else { return };
-        if done.is_some() {
-            self.done = done;
-        } else if !disk.exists(&Place::Jobs.dir(msgid)) {
+        let (Ok(done), Ok(over)) = (look::done(disk, msgid), look::mark(disk, &Place::Jobs.dir(msgid), Mark::Over))
+        else {
+            return;
+        };
+        // Where `peer` is damaged the loop does not know the job for ours.
+        self.done = done.or(over.map(|over| over.value("outcome").unwrap_or(Outcome::Unknown)));
+        if self.done.is_none() && !disk.exists(&Place::Jobs.dir(msgid)) {
             self.done = Some(Outcome::Unknown);
         }
     }

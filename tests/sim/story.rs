@@ -16,7 +16,7 @@ use spool::outcome::Outcome;
 use spool::phase::Mark;
 use std::collections::{BTreeMap, BTreeSet};
 
-const INPUT: [&[u8]; 3] = [b"first record ", b"second record ", b"and the third"];
+pub const INPUT: [&[u8]; 3] = [b"first record ", b"second record ", b"and the third"];
 
 /// What became of an exchange.
 pub struct Told {
@@ -34,11 +34,15 @@ pub struct Told {
     dump: String,
     forgotten: bool,
     violations: Vec<String>,
-    struck: Option<String>,
-    operations: [u64; 2],
+    pub struck: Option<String>,
+    pub operations: [u64; 2],
     looks: [u64; 2],
     batch: bool,
     repeat: bool,
+    /// A file was damaged.
+    pub harmed: bool,
+    /// The two spools are of different times, so each may not know what the other has done.
+    pub apart: bool,
     /// How long it took.
     pub rounds: u32,
 }
@@ -49,6 +53,11 @@ pub fn tell(mut two: Two, begin: impl FnOnce(&mut Two)) -> Told {
     let disk = two.machines[A].disk.process();
     two.plumb = Some(Plumb::start(disk, INPUT.map(<[u8]>::to_vec), two.batch, two.repeat));
     begin(&mut two);
+    conclude(two)
+}
+
+/// Tells the rest of a story that has begun.
+pub fn conclude(mut two: Two) -> Told {
     let mut rested = two.rest();
     if two.heal() {
         rested &= two.rest();
@@ -75,12 +84,12 @@ pub fn tell(mut two: Two, begin: impl FnOnce(&mut Two)) -> Told {
         !["queue", "rqueue", "jobs", "running"].into_iter().any(visible)
     };
     let forgotten = two.machines.iter().all(|machine| is_empty(&machine.disk));
-    let plumb = two.plumb.as_ref().expect("it was started");
+    let plumb = two.plumb.as_ref();
     Told {
         rested,
-        ending: plumb.ending.clone(),
-        delivered: plumb.delivered[0].clone(),
-        sent_end: plumb.sent_end,
+        ending: plumb.and_then(|plumb| plumb.ending.clone()),
+        delivered: plumb.map(|plumb| plumb.delivered[0].clone()).unwrap_or_default(),
+        sent_end: plumb.is_none_or(|plumb| plumb.sent_end),
         lived: two.machines[B].ledger.lived(),
         over,
         lost_keepers: two.machines[B].lost_keepers,
@@ -93,6 +102,8 @@ pub fn tell(mut two: Two, begin: impl FnOnce(&mut Two)) -> Told {
         looks,
         batch: two.batch,
         repeat: two.repeat,
+        harmed: false,
+        apart: false,
         rounds: two.rounds,
     }
 }
@@ -128,10 +139,13 @@ impl Told {
         }
         let exited = Outcome::Exited(STATUS);
         let outcome = self.outcome()?;
-        if outcome == Outcome::NotStarted && *runs > 0 {
+        if outcome == Outcome::NotStarted && *runs > 0 && !self.apart {
             return Some("\"not started\", and the command ran".into());
         }
-        if outcome == exited && (self.delivered != input || !saw_end || self.over != Some(exited.clone())) {
+        // A tombstone whose job was damaged may know less.
+        let over = self.over == Some(exited.clone()) || self.harmed;
+        let saw_end = *saw_end || self.apart;
+        if outcome == exited && (self.delivered != input || !saw_end || !over) {
             return Some(format!(
                 "a false success: {:?}, over {:?}",
                 String::from_utf8_lossy(&self.delivered),
@@ -200,9 +214,9 @@ fn strike_all(
     points.filter_map(move |(who, at, seed)| strike(who, at, fault, seed * 1000 + at, prepare))
 }
 
-fn nothing(_: &mut Two) {}
+pub fn nothing(_: &mut Two) {}
 
-fn all_kept(broken: impl Iterator<Item = String>) {
+pub fn all_kept(broken: impl Iterator<Item = String>) {
     let broken: Vec<String> = broken.collect();
     let mut kinds: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for line in &broken {
@@ -274,11 +288,11 @@ fn a_look_that_fails_and_says_that_nothing_is_there_breaks_promises() {
     eprintln!("{}", strike_all(Fault::Unread, 0..1, blind).next().expect("a promise breaks"));
 }
 
-fn batch(two: &mut Two) {
+pub fn batch(two: &mut Two) {
     two.batch = true;
 }
 
-fn repeat(two: &mut Two) {
+pub fn repeat(two: &mut Two) {
     (two.batch, two.repeat) = (true, true);
 }
 
