@@ -19,7 +19,9 @@ use spool::fs::{Error, Fs, LogFile};
 use spool::home::Peer;
 use spool::layout::{Place, SEALED};
 use spool::log::segments;
+use spool::look::has;
 use spool::name::{Chan, MsgId, decimal};
+use spool::phase::Mark;
 use spool::segment::HEADER;
 use std::pin::pin;
 use std::sync::Arc;
@@ -158,7 +160,7 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
             },
         };
         match &found {
-            None if later_exists(&*shared.fs, &channel.dir, n) => return Some(bare(StatusCode::NOT_FOUND)),
+            None if will_not_come(&*shared.fs, msgid, &channel.dir, n) => return Some(bare(StatusCode::NOT_FOUND)),
             None => {}
             Some(found) if range.from < found.size => {
                 let limit = until.max(Instant::now() + SYNC_WAIT);
@@ -202,9 +204,10 @@ pub(crate) async fn segment(shared: &Arc<Shared>, wanted: Wanted<'_>, headers: &
     }
 }
 
-/// Is there a later segment, so that this one will not come any more?
-fn later_exists(fs: &dyn Fs, dir: &str, n: u64) -> bool {
-    segments(fs, dir).is_ok_and(|numbers| numbers.last().is_some_and(|last| *last > n))
+/// Is there a later segment, or the job over, so that this one is not worth waiting for?
+fn will_not_come(fs: &dyn Fs, msgid: MsgId, dir: &str, n: u64) -> bool {
+    let later_exists = segments(fs, dir).is_ok_and(|numbers| numbers.last().is_some_and(|last| *last > n));
+    later_exists || has(fs, &Place::Jobs.dir(msgid), Mark::Over)
 }
 
 /// Is there a next segment, so that this one grows no more?

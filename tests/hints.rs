@@ -2,8 +2,9 @@
 //! What they would hide is read, or missed aloud.
 
 use crate::harm::{Job, attach, hint, leave, overwrite};
-use crate::homes::{Peer, noise, pair_up, wait_until};
+use crate::homes::{PLUMB, Peer, noise, pair_up, read_up_to, wait_for, wait_until};
 use spool::segment::{HEADER, record_size};
+use std::process::Stdio;
 
 /// The offsets in a log at which the records of this segment end, by their sizes.
 fn record_ends(peer: &Peer, segment: &str) -> Vec<u64> {
@@ -73,9 +74,17 @@ fn who_attaches_gets_all_that_was_not_read_or_is_told() {
 fn output_that_was_cut_before_it_was_heard_is_pulled_again_or_missed() {
     let (mut a, b) = pair_up();
     let whole: String = (1..=20000).map(|n| format!("{n}\n")).collect();
-    for (cut, restart) in [("record", false), ("inside", true), ("header", false), ("nothing", true)] {
+    for (cut, over, restart) in [
+        ("record", true, false),
+        ("record", false, false),
+        ("inside", true, true),
+        ("header", true, false),
+        ("nothing", true, true),
+    ] {
         let id = leave(&a, &b, "seq 1 20000");
         wait_until("it waits to be heard", || a.job(&id)["phase"] == "ended");
+        let has_logs = || b.spool(&format!("jobs/{id}/out")).exists();
+        wait_until("nothing of it is left there", || !over || !has_logs());
         let log = format!("jobs/{id}/in/2/0");
         let (ends, bytes) = (record_ends(&a, &log), std::fs::read(a.spool(&log)).expect("a segment"));
         let keep = match cut {
@@ -86,6 +95,7 @@ fn output_that_was_cut_before_it_was_heard_is_pulled_again_or_missed() {
         };
         overwrite(&a.spool(&log), &bytes[..keep]);
         if restart {
+            // The loop that starts looks at it before anybody attaches.
             a.suffer("daemon");
         }
         let ended = attach(&a, &id);
@@ -97,4 +107,29 @@ fn output_that_was_cut_before_it_was_heard_is_pulled_again_or_missed() {
             }
         }
     }
+}
+
+/// A loop that has all of an output rests, and did not see that it was cut under its slow reader.
+#[test]
+fn output_that_is_cut_under_a_slow_reader_is_pulled_again_or_missed() {
+    let (a, b) = pair_up();
+    let size = 4 << 20;
+    let mut plumb = a.command(PLUMB);
+    plumb.args(["-n", "b", &format!("head -c {size} /dev/zero")]).stdin(Stdio::null());
+    let mut plumb = plumb.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("plumb starts");
+    let job = || Some(a.ids("jobs").first()?.clone()).filter(|id| a.job(id)["phase"] == "ended");
+    let id = wait_for("all of it is here", job);
+    wait_until("nothing of it is left there", || !b.spool(&format!("jobs/{id}/out")).exists());
+    let log = a.spool(&format!("jobs/{id}/in/2/0"));
+    let ends = record_ends(&a, &format!("jobs/{id}/in/2/0"));
+    let file = std::fs::File::options().write(true).open(&log).expect("a segment");
+    file.set_len(HEADER as u64 + ends[ends.len() - 3]).expect("it is cut");
+    let out = read_up_to(plumb.stdout.take().expect("a pipe"), 2 * size);
+    let said = read_up_to(plumb.stderr.take().expect("a pipe"), 64 << 10);
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(plumb.wait().expect("it ends").code(), Some(255), "{} bytes: {said}", out.len());
+    assert!(
+        said.ends_with("plumb: origin=transport status=76 reason=output-incomplete\n") && out.len() < size,
+        "{said}"
+    );
 }

@@ -154,6 +154,18 @@ fn the_first_segment_is_waited_for_and_a_lost_one_is_not() {
     assert!(asked.elapsed() < Duration::from_secs(20), "it is not waited for");
 }
 
+/// Whoever had lost what it held waited for it for a minute, and was told nothing.
+#[test]
+fn no_segment_of_a_job_that_is_over_is_waited_for() {
+    let site = site(0);
+    site.directory(Place::Jobs, MSGID, ALICE, Role::Recipient);
+    site.fs.hint(&Place::Jobs.file(MSGID, "over"), b"").unwrap();
+    let running = site.serve();
+    let asked = Instant::now();
+    assert_eq!(pull(&running, 0, "Prefer: wait=25\r\n").status, 404);
+    assert!(asked.elapsed() < Duration::from_secs(20), "it is not waited for");
+}
+
 #[test]
 fn a_second_pull_ends_one_that_waits() {
     let site = site(0);

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{ALICE, seg, site};
+use rustix::fs::{CWD, FileType, mknodat};
 use service::sandbox::Confined;
 use spool::fs::Fs;
 use spool::layout::Place;
@@ -52,6 +53,13 @@ fn a_confined_service_works_and_reaches_neither_keys_nor_programs_nor_the_networ
     let reply = running.ask(ALICE, Ask::Msg, MsgId([5; 20])).unwrap();
     assert_eq!(reply.word, Word::Ok);
     assert!(site.fs.exists(&Place::Rqueue.file(MsgId([5; 20]), "peer.ok")));
+    // A FIFO in the place of a message cannot be moved from here: nothing is left, and no key is lost for it.
+    let keys = || site.fs.list("onetime").unwrap().len();
+    let (before, odd) = (keys(), Place::Rqueue.dir(MsgId([6; 20])));
+    mknodat(CWD, site.home.spool.join(&odd), FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert_eq!(running.ask(ALICE, Ask::Msg, MsgId([6; 20])).unwrap().word, Word::Later);
+    let hidden = site.fs.list("rqueue").unwrap().into_iter().filter(|entry| entry.name.starts_with('.')).count();
+    assert_eq!((keys(), hidden), (before, 0));
     assert_eq!(running.pull(seg(job, Chan::STDOUT, 0, 0), "").status, 206);
     assert_eq!(running.ask(ALICE, Ask::Cxl, job).unwrap().word, Word::Ok);
     let certificate = format!("/{}/certs/ca.pem", common::username("ours"));
