@@ -182,6 +182,17 @@ async fn a_job_whose_plumb_is_not_seen_for_a_moment_goes_on_and_one_whose_plumb_
 /// is, and told to be held: their producer gave them up, and nobody had them.
 #[tokio::test]
 async fn what_is_written_to_a_directory_that_was_replaced_is_not_told_to_be_held() {
+    what_is_written_is_not_told_to_be_held("in").await;
+}
+
+/// The same for the directory of one log: a command waited for ever for the rest of its input.
+#[tokio::test]
+async fn what_is_written_to_a_log_that_was_replaced_is_not_told_to_be_held() {
+    what_is_written_is_not_told_to_be_held("in/2").await;
+}
+
+/// Replaces a directory of the job while a log below it is pulled.
+async fn what_is_written_is_not_told_to_be_held(replaced: &str) {
     const RECORD: usize = 3 + OVERHEAD;
     let (file, more) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(HEADER + RECORD)));
     let got = Arc::new(AtomicUsize::new(0));
@@ -216,14 +227,18 @@ async fn what_is_written_to_a_directory_that_was_replaced_is_not_told_to_be_held
     let wake = Notify::new();
     let story = async {
         told(1).await;
-        let [here, away] = ["in", "away"].map(|name| rig.directory.path().join(Place::Jobs.file(MSGID, name)));
+        let [here, away] = [replaced, "away"].map(|name| rig.directory.path().join(Place::Jobs.file(MSGID, name)));
         std::fs::rename(&here, &away).unwrap();
         let copied =
             std::process::Command::new("cp").args(["-a".as_ref(), away.as_os_str(), here.as_os_str()]).status();
         assert!(copied.unwrap().success());
         more.store(whole.len(), Ordering::Relaxed);
         told(2).await;
-        assert_eq!(std::fs::read(here.join("2/0")).unwrap(), whole, "all that is told to be held is there");
+        assert_eq!(
+            std::fs::read(rig.directory.path().join(Place::Jobs.file(MSGID, "in/2/0"))).unwrap(),
+            whole,
+            "all that is told to be held is there"
+        );
         assert!(rig.disk.is_locked(&layout::log_in_all(MSGID)).unwrap(), "and nobody else pulls it");
     };
     let attended = Job::new(rig.world.clone(), MSGID).attend(&wake, |_| {});
