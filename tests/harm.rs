@@ -78,7 +78,7 @@ impl Job {
 }
 
 /// Waits for the end of a program; kills it if that does not come.
-fn ended(mut plumb: Child) -> Ended {
+pub fn ended(mut plumb: Child) -> Ended {
     let (over, late) = channel::<()>();
     let pid = plumb.id();
     let watchdog = std::thread::spawn(move || {

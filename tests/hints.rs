@@ -1,8 +1,8 @@
 //! Offsets that are left as hints: they say where to look, and never what there is.
 //! What they would hide is read, or missed aloud.
 
-use crate::harm::{Job, attach, hint, leave, overwrite};
-use crate::homes::{PLUMB, Peer, noise, pair_up, read_up_to, wait_for, wait_until};
+use crate::harm::{Job, attach, ended, hint, leave, overwrite};
+use crate::homes::{PLUMB, Peer, noise, pair_up, wait_for, wait_until};
 use spool::segment::{HEADER, record_size};
 use std::process::Stdio;
 
@@ -116,7 +116,7 @@ fn output_that_is_cut_under_a_slow_reader_is_pulled_again_or_missed() {
     let size = 4 << 20;
     let mut plumb = a.command(PLUMB);
     plumb.args(["-n", "b", &format!("head -c {size} /dev/zero")]).stdin(Stdio::null());
-    let mut plumb = plumb.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("plumb starts");
+    let plumb = plumb.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("plumb starts");
     let job = || Some(a.ids("jobs").first()?.clone()).filter(|id| a.job(id)["phase"] == "ended");
     let id = wait_for("all of it is here", job);
     wait_until("nothing of it is left there", || !b.spool(&format!("jobs/{id}/out")).exists());
@@ -124,12 +124,7 @@ fn output_that_is_cut_under_a_slow_reader_is_pulled_again_or_missed() {
     let ends = record_ends(&a, &format!("jobs/{id}/in/2/0"));
     let file = std::fs::File::options().write(true).open(&log).expect("a segment");
     file.set_len(HEADER as u64 + ends[ends.len() - 3]).expect("it is cut");
-    let out = read_up_to(plumb.stdout.take().expect("a pipe"), 2 * size);
-    let said = read_up_to(plumb.stderr.take().expect("a pipe"), 64 << 10);
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert_eq!(plumb.wait().expect("it ends").code(), Some(255), "{} bytes: {said}", out.len());
-    assert!(
-        said.ends_with("plumb: origin=transport status=76 reason=output-incomplete\n") && out.len() < size,
-        "{said}"
-    );
+    let ended = ended(plumb);
+    ended.says(76, "output-incomplete");
+    assert!(ended.out.len() < size, "{} bytes", ended.out.len());
 }
