@@ -74,7 +74,12 @@ async fn run<N: Net>(world: &World<N>, msgid: MsgId, steps: &mut Steps) -> Resul
                 QueueStep::Msg => "key",
                 _ => "cancel",
             });
-            return Ok(if step == QueueStep::Rest { Turn::Rest } else { Turn::Peer });
+            return Ok(match step {
+                // A lock that is taken anew is no event either.
+                QueueStep::Rest if seen.phase() == QueuePhase::Unwanted => Turn::Later,
+                QueueStep::Rest => Turn::Rest,
+                _ => Turn::Peer,
+            });
         }
     }
     Err(Trouble::new("key", "the peer wants another key again and again"))

@@ -72,8 +72,9 @@ impl Presence {
         match taken {
             Ok(Some((path, lock))) => {
                 (self.path, self.lock) = (path, lock);
-                // The daemon looks for our death only where it has seen us live.
-                layout::touch(&*self.fs, Place::Jobs, self.msgid);
+                // The daemon looks for our death only where it has seen us live, and a message
+                // that nobody seemed to want rests.
+                [Place::Jobs, Place::Queue].map(|place| layout::touch(&*self.fs, place, self.msgid));
                 Seen::Again
             }
             Ok(None) if alone => Seen::Ousted,
