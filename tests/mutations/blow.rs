@@ -107,8 +107,8 @@ impl Round {
                 }
                 let acked = job.at(&self.peers, "jobs", "/acked")[0].exists();
                 // Documented in doc/SPOOL.md#by-hand: a recipient that lost a job before `acked`
-                // receives it again, and one that got an old copy of it may run it again.
-                if !is_sender && in_jobs && (!acked || matches!(fault.verb, Verb::Old(_))) {
+                // receives it again, and an old copy knows of no run that came later.
+                if in_jobs && (!is_sender && !acked || matches!(fault.verb, Verb::Old(_))) {
                     self.may_rerun.insert(id.clone());
                 }
             }

@@ -52,11 +52,18 @@ impl Round {
         }
         for (side, row) in self.rows() {
             let job = self.jobs.iter().find(|job| job.id.as_deref() == row["id"].as_str());
-            let Some((name, lie)) = job.and_then(|job| Some((job.name(), judge::lies(&row, job.runs())?))) else {
+            let Some((name, lie)) = job.and_then(|job| Some((job.name(), judge::lies(&row, self.known_runs(job))?)))
+            else {
                 continue;
             };
             self.note(lie.0, format!("{name} at {}", SIDES[side]), lie.1);
         }
+    }
+
+    /// How often a command ran, as far as its spools can know of it.
+    fn known_runs(&self, job: &play::Job) -> usize {
+        let forgotten = job.id.as_ref().is_some_and(|id| self.may_rerun.contains(id));
+        if forgotten { 0 } else { job.runs() }
     }
 
     /// Asks both sides for `netplumb jobs --all --json`; gives each row with its side.
@@ -131,7 +138,7 @@ impl Round {
 
     fn judge_wait(&mut self, n: usize, status: Option<i32>, said: &play::Said) {
         let job = &self.jobs[n];
-        let (name, runs) = (job.name(), job.runs());
+        let (name, runs) = (job.name(), self.known_runs(job));
         let Expect::Exit(right, ..) = job.plan.expect else { return };
         let id = job.id.clone().unwrap_or_default();
         let touched = self.touched.contains(&id);
@@ -178,6 +185,7 @@ impl Round {
                 client.kill();
                 let said = client.said();
                 let (stdout, stderr) = (said.stdout.as_slice(), said.stderr.as_slice());
+                let runs = if self.may_rerun.contains(&id) { 0 } else { runs };
                 let seen = Seen { status, stdout, stderr, runs, touched, removed };
                 for (promise, seen) in judge::plumb(&job.plan.expect, &seen) {
                     broken.push(Broken { promise, of: client.label.clone(), seen });

@@ -74,7 +74,7 @@ pub struct Round {
     pub touched: BTreeSet<String>,
     /// Of these: where a fault took all that the sender had.
     pub removed: BTreeSet<String>,
-    /// Of these: where it is documented that the command may run again.
+    /// Of these: where it is documented that the command may run again, for the spool knows of no run.
     pub may_rerun: BTreeSet<String>,
     /// A fault struck what belongs to no job.
     pub home_wide: bool,
