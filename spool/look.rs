@@ -246,8 +246,12 @@ pub fn may_have_left(fs: &dyn Fs, msgid: MsgId, owner: &Owner) -> Result<bool> {
 /// Is this job to live without a `plumb`? Says then whether its input had its
 /// END when it was left alone: if that is gone since, the input broke off.
 pub fn detached(fs: &dyn Fs, msgid: MsgId) -> Result<Option<bool>> {
-    let facts = Facts::read(fs, &Place::Jobs.file(msgid, DETACHED))?;
-    Ok(facts.map(|facts| facts.text("input") != Some("open")))
+    let path = Place::Jobs.file(msgid, DETACHED);
+    Ok(match Facts::read(fs, &path)? {
+        Some(facts) => Some(facts.text("input") != Some("open")),
+        // Damaged, it counts by its name: the end of a job that was left is not forgotten unheard.
+        None => fs.is_there(&path)?.then_some(true),
+    })
 }
 
 /// Looks at `jobs/<msgid>` where we are the recipient. `message` says whether it opens.
