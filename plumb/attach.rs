@@ -16,6 +16,7 @@ use crate::presence::Presence;
 use crate::screen::Screen;
 use crate::{deliver, input, listen, threads_failed};
 use job::submit;
+use spool::damage::{self, Found};
 use spool::fs::Fs;
 use spool::home::Home;
 use spool::layout::{self, Owner, Place, log_out};
@@ -64,7 +65,11 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     let job = Job { fs, root, keys, compress: false, producer: None, over, unread, bounds, blocked };
     let failed = |error| failed_at(&*job.fs, msgid, error);
     let ended = log::ended_at(&*job.fs, &log_out(msgid, Chan::STDIN)).map_err(failed)?.is_some();
-    let feeds = role == Role::Again && !ended && !request.no_input;
+    let given = look::detached(&*job.fs, msgid).map_err(failed)? == Some(true);
+    if given && !ended && role == Role::Again {
+        lose_input(&job).map_err(failed)?;
+    }
+    let feeds = role == Role::Again && !ended && !given && !request.no_input;
     let mut presence = match alone {
         None => Presence::along(job.fs.clone(), msgid).map_err(failed)?,
         alone => alone,
@@ -87,6 +92,17 @@ pub fn attach(request: &Request, wish: &Attach, screen: &Arc<Screen>) -> Result<
     // The locks end with the process.
     std::mem::forget(presence);
     Ok(ending)
+}
+
+/// The input was given as a whole and has lost its END: nothing that is added could
+/// be told from it, so the command is not to take the rest for all.
+fn lose_input(job: &Job) -> Result<(), spool::fs::Error> {
+    let (dir, stream) = job.outgoing(Chan::STDIN);
+    if let Found::Damaged(damage) = damage::look(&*job.fs, &dir, &job.keys, stream, u64::MAX)? {
+        // A full disk is no reason to go on without it: the loop ends such a job when nobody waits for it.
+        let _ = submit::cancel_for(&*job.fs, job.msgid(), damage.facts());
+    }
+    Ok(())
 }
 
 fn disk_failed(error: spool::fs::Error) -> Ending {

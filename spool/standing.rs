@@ -273,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_was_left_stays_left_where_the_mark_of_that_is_damaged() {
+        let (_directory, disk) = spool();
+        own(&disk, &Place::Jobs.dir(ID), Role::Sender);
+        let (path, left) = (Place::Jobs.file(ID, DETACHED), || look::detached(&disk, ID).unwrap());
+        assert_eq!(left(), None);
+        Facts::new().with("input", "open").hint(&disk, &path).unwrap();
+        assert_eq!(left(), Some(false));
+        disk.hint(&path, b"input=open\ncheck=00000000\n").unwrap();
+        assert_eq!(left(), Some(true), "or its end would be forgotten unheard");
+    }
+
+    #[test]
     fn a_job_is_taken_by_those_who_live_or_waits() {
         let (_directory, disk) = spool();
         own(&disk, &Place::Jobs.dir(ID), Role::Sender);

@@ -102,10 +102,18 @@ impl Plumb {
         let lock = disk.lock_file(&Place::Jobs.file(keys.msgid, PLUMB), Duration::ZERO)?;
         let lock = lock.ok_or_else(|| Error::Ours("another process has the lock".into()))?;
         let dir = log_out(keys.msgid, Chan::STDIN);
-        let feeds = log::ended_at(&disk, &dir)?.is_none();
+        let ended = log::ended_at(&disk, &dir)?.is_some();
+        let given = look::detached(&disk, keys.msgid)? == Some(true);
+        let stream = Stream { chan: Chan::STDIN, producer: Role::Sender };
+        if given
+            && !ended
+            && let damage::Found::Damaged(damage) = damage::look(&disk, &dir, &keys, stream, u64::MAX)?
+        {
+            submit::cancel_for(&disk, keys.msgid, damage.facts())?;
+        }
+        let feeds = !ended && !given;
         let mut plumb = Plumb { feeds, queued: true, sent_end: !feeds, ..Plumb::start(disk.clone(), [], false, false) };
         if feeds {
-            let stream = Stream { chan: Chan::STDIN, producer: Role::Sender };
             let writer = Writer::open(Arc::new(disk), &dir, keys.clone(), stream)?.zipped(true);
             let rest = input.get(writer.plain() as usize..).unwrap_or_default();
             plumb.input = [rest.to_vec()].into_iter().filter(|rest| !rest.is_empty()).collect();
@@ -134,6 +142,8 @@ impl Plumb {
             Err(_) if self.disk.is_dead() => {}
             Err(_) => {
                 let outcome = if self.queued { self.cancel() } else { Outcome::NotStarted };
+                // Nobody comes again for a job that was left.
+                let _ = self.msgid().map(|msgid| submit::reattach(&self.disk, msgid));
                 self.end(Ending::Disk(outcome));
             }
         }
@@ -242,6 +252,8 @@ impl Plumb {
             Some(Settled::Whole) | None => false,
         };
         let incomplete = ears.outputs.iter().any(lost);
+        // It was left, and is heard now.
+        submit::reattach(&self.disk, msgid)?;
         if ears.done.is_none() {
             let known = if incomplete { Outcome::Unknown } else { outcome.clone() };
             let facts = Facts::new().with("outcome", known).with_some("at", spool::clock::uptime(&self.disk).ok());
