@@ -74,7 +74,8 @@ impl Presence {
                 (self.path, self.lock) = (path, lock);
                 // The daemon looks for our death only where it has seen us live, and a message
                 // that nobody seemed to want rests.
-                [Place::Jobs, Place::Queue].map(|place| layout::touch(&*self.fs, place, self.msgid));
+                layout::touch(&*self.fs, Place::Jobs, self.msgid);
+                layout::touch(&*self.fs, Place::Queue, self.msgid);
                 Seen::Again
             }
             Ok(None) if alone => Seen::Ousted,
