@@ -16,6 +16,7 @@ use crate::stream::{Event, Stream};
 use spool::fs::{Fs, Lock};
 use spool::layout::{log_in, log_in_all, make_dirs};
 use spool::limit::Reserved;
+use spool::log;
 use spool::name::{Chan, Role};
 use spool::segment::{self, JobKeys};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,8 @@ pub struct Streams {
     tasks: JoinSet<()>,
     /// Channels that are pulled, or were to their end.
     known: Vec<(Chan, Id)>,
+    /// Those of them that were pulled to their end.
+    ended: Vec<Chan>,
     /// That of `in/`, and the descriptors for all of it, with each task as long as it runs.
     held: Option<(Arc<Lock>, Arc<Reserved>)>,
     /// When bytes came last.
@@ -45,13 +48,14 @@ pub struct Streams {
 impl Default for Streams {
     fn default() -> Streams {
         let (tasks, events) = (JoinSet::new(), unbounded_channel());
-        Streams { tasks, known: Vec::new(), held: None, moved: Moved::default(), events }
+        Streams { tasks, known: Vec::new(), ended: Vec::new(), held: None, moved: Moved::default(), events }
     }
 }
 
 impl Streams {
     /// Starts those that this producer's channels need and that do not run yet;
-    /// all of them anew, if `in/` is not the directory any more that they write to.
+    /// all of them anew, if `in/` is not the directory any more that they write to,
+    /// and one that had come to its end, if that END is not on our disk any more.
     pub async fn start<N: Net>(
         &mut self,
         world: &Arc<World<N>>,
@@ -73,6 +77,12 @@ impl Streams {
                 self.held.insert((Arc::new(lock(&*world.fs, keys)?), Arc::new(reserved))).clone()
             }
         };
+        for chan in self.ended.clone() {
+            if log::ended_at(&*world.fs, &log_in(keys.msgid, chan))?.is_none() {
+                self.ended.retain(|ended| *ended != chan);
+                self.known.retain(|(known, _)| *known != chan);
+            }
+        }
         for &chan in producer.produces() {
             let broken = world.fs.exists(&format!("{}/broken", log_in(keys.msgid, chan)));
             if broken || self.known.iter().any(|(known, _)| *known == chan) {
@@ -95,6 +105,7 @@ impl Streams {
     pub async fn stop(&mut self) {
         self.tasks.shutdown().await;
         self.known.clear();
+        self.ended.clear();
         self.held = None;
     }
 
@@ -123,8 +134,10 @@ impl Streams {
                 },
                 else => std::future::pending().await,
             };
-            if let Event::Failed(chan, _) = &event {
-                self.known.retain(|(known, _)| known != chan);
+            match &event {
+                Event::Failed(chan, _) => self.known.retain(|(known, _)| known != chan),
+                Event::Ended(chan) => self.ended.push(*chan),
+                _ => {}
             }
             return event;
         }

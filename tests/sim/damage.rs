@@ -92,7 +92,7 @@ fn strike_some(share: u64, prepare: fn(&mut Two)) {
 
 #[test]
 fn any_file_may_be_damaged_at_any_operation() {
-    let share = if cfg!(debug_assertions) { 2000 } else { 150 };
+    let share = if cfg!(debug_assertions) { 2000 } else { 100 };
     for prepare in [nothing, batch, repeat] {
         strike_some(share, prepare);
     }

@@ -20,7 +20,7 @@ use spool::clock::{Clock, Rng};
 use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{Owner, Place, log_in};
-use spool::log::CopyError;
+use spool::log::{self, CopyError};
 use spool::look;
 use spool::name::{Chan, MsgId, Role};
 use spool::report::Turn;
@@ -234,7 +234,12 @@ impl Loop {
 
 impl Attended {
     fn start_pulls(&mut self, disk: &SimDisk, who: usize, msgid: MsgId) {
-        self.pulls.retain(|puller| !puller.failed);
+        // What was pulled to its end is pulled anew where that END is gone.
+        let is_cut = |chan: Chan| {
+            let (dir, broken) = (log_in(msgid, chan), format!("{}/broken", log_in(msgid, chan)));
+            !disk.exists(&broken) && log::ended_at(disk, &dir).is_ok_and(|end| end.is_none())
+        };
+        self.pulls.retain(|puller| !puller.failed && !(puller.over && is_cut(puller.chan)));
         let Some((keys, producer)) = keys(disk, who, msgid) else { return };
         for &chan in producer.produces() {
             let broken = disk.exists(&format!("{}/broken", log_in(msgid, chan)));
