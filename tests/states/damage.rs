@@ -65,8 +65,7 @@ impl Sender {
         job("out/1 is damaged", &|asked| asked.log = if asked.log == Log::Tipped { Log::Tipped } else { Log::Spoilt });
         job("in/0 is damaged", &|asked| asked.control = false);
         job("in/2 is damaged", &|asked| asked.outputs = false);
-        // Only what was sent has logs that are pulled.
-        job("in/2 can never be completed", &|asked| asked.broken |= asked.sent && !(asked.outputs && asked.control));
+        job("in/2 can never be completed", &|asked| asked.broken |= !(asked.outputs && asked.control));
         harms.retain(|harm| harm.state != self);
         harms
     }
