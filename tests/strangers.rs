@@ -2,7 +2,7 @@
 //! connection, get no memory to speak of, and keep no peer out.
 
 use crate::homes::{Chance, PATIENCE, Peer, pair, pair_up, peak_kib, seed, wait_until};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use spool::crypto::Key;
 use spool::name::{Chan, MsgId, Nonce, Username};
 use spool::url::{Ask, What, sign};
@@ -53,7 +53,7 @@ impl Trap {
 
 /// Connects from this address of the loopback network.
 fn connect_from(source: Ipv4Addr, to: SocketAddr) -> Option<TcpStream> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).ok()?;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).ok()?;
     rustix::net::bind(&socket, &SocketAddrV4::new(source, 0)).ok()?;
     rustix::net::connect(&socket, &to).ok()?;
     Some(socket.into())
@@ -183,6 +183,8 @@ fn rest(peer: &Peer, jobs: usize) -> BTreeMap<String, usize> {
         let count = |name: &str| traces.get(name).copied().unwrap_or(0);
         (count("jobs/ID/over"), count("jobs/ID/acked"), count("rqueue/ID"), count("running/ID")) == (jobs, jobs, 0, 0)
             && !traces.keys().any(|name| name.contains("/.") || name.ends_with("/in") || name.ends_with("/why"))
+            // What is forgotten with a job's end goes after `over` has come.
+            && count("jobs/ID/message") == 0
     };
     wait_until("all jobs are over", || at_rest(&traces(peer)));
     traces(peer)

@@ -45,7 +45,8 @@ fn go_both_ways(size: usize) {
     }
     let port = b.address.rsplit_once(':').expect("a port").1.parse().expect("a port");
     for pid in b.processes() {
-        assert_eq!(dialled_by(pid, port).into_iter().collect::<Vec<_>>(), [], "b dialled somebody");
+        let program = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert_eq!(dialled_by(pid, port).into_iter().collect::<Vec<_>>(), [], "b dialled somebody: {program:?}");
     }
     let dialled = a.processes().into_iter().flat_map(|pid| dialled_by(pid, 0)).collect::<Vec<_>>();
     assert!(dialled.iter().all(|there| there.to_string() == link.address.to_string()), "{dialled:?}");
