@@ -1,4 +1,4 @@
-//! What a daemon keeps right by the clock: the spool's directories and id, notices of what
+//! The upkeep of a spool by the clock: its directories and id, notices of what
 //! was moved aside, the observed uptime, the settings.
 
 use super::Session;
@@ -33,7 +33,7 @@ impl Session {
 
     /// Leaves a notice of each thing that was moved aside.
     pub(super) fn tell_odd(&mut self) {
-        // What cannot be listed at the moment is listed at the next beat.
+        // A list that cannot be read is read at the next beat.
         let names = self.disk.list(ODD).unwrap_or_default().into_iter().map(|entry| entry.name);
         for name in names.filter(|name| self.odd.insert(name.clone())).collect::<Vec<_>>() {
             let what = format!("{name} could not be a file of ours, and was moved to {ODD}/");

@@ -1,4 +1,4 @@
-//! What the files of a job say to whoever moves it: message, keys, priority, and what was lost.
+//! Readings of the files of a job: message, keys, priority, and what was lost.
 
 use super::TOO_OLD;
 use crate::World;

@@ -1,4 +1,4 @@
-//! What is under way on the link for one channel.
+//! The link of one channel: what is under way on it, and what happens next.
 
 use crate::net::{Answer, Body, NetError};
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! What a name in the spool leads to, seen without opening it.
+//! Looks at names of the spool without opening what they lead to.
 
 use crate::fs::{Error, Kind, Result};
 use rustix::fs::{AtFlags, FileType};
