@@ -99,6 +99,8 @@ impl Struck {
         if let (Some(waited), Some(told)) = (&self.waited, &self.job.told)
             && waited != told
             && !told.is("no-such-job")
+            // The output of a cancelled job is pulled no more, though it is known how it ended.
+            && !(self.cancelled && told.is("output-incomplete"))
         {
             broken.push(format!("told {waited}, and later {told}"));
         }
@@ -134,8 +136,8 @@ impl Struck {
                 "no-such-job" | "cancelled" | "input-incomplete" | "not-started" => {
                     self.cancelled || self.sender && !self.job.left
                 }
-                // A cancelled job may be removed while somebody attaches to it.
-                "disk" => self.cancelled,
+                // A cancelled job may be removed while somebody attaches to it, and is pulled no more.
+                "disk" | "output-incomplete" => self.cancelled,
                 _ => false,
             },
         };
