@@ -41,7 +41,13 @@ struct Connection {
 impl Link {
     /// Opens a link to `target` on a free port. 0 bytes per second: no limit.
     pub fn open(target: &str, bytes_per_second: u64) -> io::Result<Link> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        // The target may not be there yet, and its port free: a link to itself would have no end.
+        let listener = loop {
+            let listener = TcpListener::bind(("127.0.0.1", 0))?;
+            if listener.local_addr()?.to_string() != target {
+                break listener;
+            }
+        };
         let address = listener.local_addr()?;
         let state = Arc::new(State {
             bytes_per_second,
