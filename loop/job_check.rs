@@ -52,7 +52,7 @@ impl<N: Net> Job<N> {
         }
         for chan in asked {
             let Some(keys) = &self.keys else {
-                let reason = format!("channel {chan} cannot be gone on with, and its secret is lost");
+                let reason = format!("the peer cannot go on with channel {chan}, and the job's secret is lost here");
                 self.give_up(chan, Facts::new().with("reason", reason))?;
                 continue;
             };

@@ -60,7 +60,7 @@ pub(super) fn keys<N: Net>(
     }
 }
 
-/// What START says of the job's priority.
+/// The job's priority, as START says it.
 pub(super) fn priority(mut message: &[u8]) -> Priority {
     let mut start = || {
         tap1::read(&mut message).ok()??;

@@ -14,7 +14,7 @@ use crate::stream::Event;
 use crate::streams::{Streams, shortage};
 use spool::fs::Lock;
 use spool::layout::{self, ALONG, Owner, PLUMB, Place, log_in};
-use spool::look::{self};
+use spool::look;
 use spool::name::{Chan, Digest, MsgId, Role};
 use spool::phase::{Mark, RecipientPhase, SenderPhase};
 use spool::report::{Report, Turn};
@@ -62,7 +62,7 @@ pub struct Job<N: Net> {
     msgid: MsgId,
     /// As the file `peer` said at the last look.
     owner: Option<Owner>,
-    /// Was what follows read?
+    /// The fields below were read.
     known: bool,
     peer: Option<Arc<Known>>,
     keys: Option<JobKeys>,

@@ -9,19 +9,19 @@ use tokio::task::JoinHandle;
 pub(super) type Asked = Pin<Box<dyn Future<Output = Result<Answer, NetError>> + Send>>;
 pub(super) type Paused = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What is under way on the link.
+/// The one thing that is under way on the link.
 pub(super) enum Under {
     /// A GET.
     Get(Asked),
     /// Its bytes.
     Body(Body),
-    /// Nothing, for a while.
+    /// A pause.
     Pause(Paused),
-    /// Nothing any more: END is held.
+    /// END is held, and nothing follows.
     End,
 }
 
-/// What happened next.
+/// An event on the link.
 pub(super) enum Next {
     Answer(Result<Answer, NetError>),
     Bytes(Result<Option<Bytes>, NetError>),
@@ -53,6 +53,7 @@ pub(super) async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, t
     }
 }
 
+/// A sync whose thread died: what it was about may be lost.
 pub(super) fn lost_thread() -> spool::fs::Error {
     spool::fs::Error::unsynced("in", std::io::Error::other("the thread is gone"))
 }
