@@ -7,10 +7,10 @@
 //! record before it opened (doc/PROTOCOL.md#states).
 
 use crate::Error;
-use crate::control::{Control, Heard, Listener};
 use crate::eyes::LOOK_EVERY;
 use crate::hold::{Grip, Hold};
 use crate::keeper::Job;
+use spool::control::{Control, Heard, Listener};
 use spool::layout::{Owner, Place, log_in, running};
 use spool::log::{self, Item, Reader};
 use spool::name::{Chan, MsgId, Role};
@@ -146,9 +146,9 @@ impl Waiting {
                 Ok(Heard::Said(_)) => {}
                 Ok(Heard::Nothing) => break,
                 Ok(Heard::End | Heard::Broken) => self.listener = None,
-                Err(Error::Peer(_) | Error::Disk(spool::fs::Error::Damaged { .. })) => self.listener = None,
+                Err(spool::fs::Error::Damaged { .. }) => self.listener = None,
                 Err(error) if error.passes().is_some() => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(false)

@@ -91,7 +91,8 @@ pub fn a_keeper_whose_lock_loses_its_name_is_seen_again_within_moments() {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         renameat_with(CWD, &other, CWD, path, RenameFlags::EXCHANGE).unwrap();
     };
-    let ways: [(&str, &dyn Fn(&Path)); 7] = [
+    type Way<'a> = (&'a str, &'a dyn Fn(&Path));
+    let ways: [Way; 7] = [
         ("removed", &|path| std::fs::remove_file(path).unwrap()),
         ("renamed", &|path| away(path)),
         ("replaced by a file", &|path| replace(path, &|path| std::fs::write(path, b"").unwrap())),

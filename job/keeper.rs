@@ -13,11 +13,11 @@
 
 use crate::Error;
 use crate::batch::{Arrival, Waiting};
-use crate::control::{Control, Heard, Listener, Speaker};
 use crate::gluepot::{self, Known, Permitted, Verdict};
 use crate::hold;
 use crate::message;
 use spool::clock;
+use spool::control::{Control, Heard, Listener, Speaker};
 use spool::crypto::SpoolKey;
 use spool::facts::Facts;
 use spool::fs::Fs;

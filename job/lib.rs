@@ -1,19 +1,18 @@
 //! What a message asks for, and the process that does it.
 //!
-//! `message.rs` says what travels, `submit.rs` makes a job at the sender,
-//! `control.rs` is channel 0. At the recipient `gluepot.rs` decides what a peer
-//! may run, `keeper.rs` is a job's life on the disk, `process.rs` the process
-//! that has the job, `hold.rs` how others see that it has it, `batch.rs` its
-//! waiting for the whole input, `run.rs` the loop around a running command with
-//! `eyes.rs` for events, `feed.rs` and `drain.rs` for pipes, and `guard.rs` is
-//! the command's parent, so that no death of ours can look like an end of file.
+//! `message.rs` says what travels, `submit.rs` makes a job at the sender. At the
+//! recipient `gluepot.rs` decides what a peer may run, `keeper.rs` is a job's life
+//! on the disk, `process.rs` the process that has the job, `hold.rs` how others
+//! see that it has it, `batch.rs` its waiting for the whole input, `run.rs` the
+//! loop around a running command with `eyes.rs` for events, `feed.rs` and
+//! `drain.rs` for pipes, and `guard.rs` is the command's parent, so that no death
+//! of ours can look like an end of file.
 //! `account.rs` is what a command finds, `tree.rs` what it leaves, `sys.rs` the
 //! system calls without a safe wrapper, and the end of every process of ours. The
 //! loop carries the bytes; this crate never dials.
 
 pub mod account;
 pub mod batch;
-pub mod control;
 mod drain;
 mod eyes;
 mod feed;

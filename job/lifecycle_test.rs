@@ -2,8 +2,8 @@
 
 use crate::rig::{Rig, known, site};
 use job::batch::Arrival;
-use job::control::Speaker;
 use job::keeper::{Begin, begin};
+use spool::control::Speaker;
 use spool::fs::Fs;
 use spool::layout::{MESSAGE, Place, log_out, rest_label};
 use spool::log::{self, Writer};

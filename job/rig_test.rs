@@ -4,11 +4,11 @@
 use crate::limp::Limp;
 use crate::patience::PATIENCE;
 use job::account::Account;
-use job::control::{Control, Heard, Listener, Speaker};
 use job::gluepot::Known;
 use job::keeper::Site;
 use job::message::{self, Start};
 use spool::atomic::Disk;
+use spool::control::{Control, Heard, Listener, Speaker};
 use spool::crypto::{Key, SpoolKey};
 use spool::facts::Facts;
 use spool::fs::Fs;

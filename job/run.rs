@@ -7,7 +7,6 @@
 
 use crate::Error;
 use crate::account::Account;
-use crate::control::{Control, Heard, Listener};
 use crate::drain::{Drain, Drained, FULL_WAIT};
 use crate::eyes::{Eyes, LOOK_EVERY};
 use crate::feed::{Fed, Feed};
@@ -16,6 +15,7 @@ use crate::hold::{Grip, Hold};
 use crate::keeper::{Job, Logs, Started};
 use crate::tree;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use spool::control::{Control, Heard, Listener};
 use spool::damage::Damage;
 use spool::facts::Facts;
 use spool::layout::Place;
@@ -327,10 +327,10 @@ impl Running<'_> {
                 Ok(Heard::Nothing) => break,
                 Ok(Heard::End | Heard::Broken) => self.listener = None,
                 // The rest of what is said is lost; the command needs none of it.
-                Err(Error::Peer(_) | Error::Disk(spool::fs::Error::Damaged { .. })) => self.listener = None,
+                Err(spool::fs::Error::Damaged { .. }) => self.listener = None,
                 // Only its hint has no room; it will be heard again.
                 Err(error) if error.passes().is_some() => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

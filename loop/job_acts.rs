@@ -7,11 +7,12 @@ use crate::net::Net;
 use crate::state::{Came, Change, File, RecipientStep, SenderStep};
 use crate::steps::{self, Steps};
 use spool::atomic::SICK;
+use spool::control::Listener;
 use spool::damage::Damage;
 use spool::facts::Facts;
-use spool::fs::Lock;
-use spool::layout::{self, HELD, MESSAGE, ONETIME, PRIORITY, Place, SEALED, log_out};
-use spool::log::{self, Writer};
+use spool::fs::{Error, Lock};
+use spool::layout::{self, HELD, MESSAGE, ONETIME, PRIORITY, Place, SEALED, log_in, log_out};
+use spool::log::{self, Reader, Writer};
 use spool::look;
 use spool::name::{Chan, Digest, Role};
 use spool::outcome::Outcome;
@@ -173,8 +174,27 @@ impl<N: Net> Job<N> {
     /// What is put down when nothing more will come from the recipient.
     fn sender_outcome(&self) -> Result<Outcome, Trouble> {
         let Some(owner) = &self.owner else { return Ok(Outcome::Unknown) };
+        if let Some(outcome) = self.told_outcome()? {
+            return Ok(outcome);
+        }
         let sent = look::may_have_left(&*self.world.fs, self.msgid, owner)?;
         Ok(if sent { Outcome::Unknown } else { Outcome::NotStarted })
+    }
+
+    /// How the command of this job of ours ended, if that and all of its output are here.
+    fn told_outcome(&self) -> Result<Option<Outcome>, Trouble> {
+        let Some(keys) = self.keys.clone() else { return Ok(None) };
+        for &chan in Role::Recipient.produces() {
+            if log::ended_at(&*self.world.fs, &log_in(self.msgid, chan))?.is_none() {
+                return Ok(None);
+            }
+        }
+        let stream = segment::Stream { chan: Chan::CONTROL, producer: Role::Recipient };
+        let log = Reader::open(self.world.fs.clone(), &log_in(self.msgid, Chan::CONTROL), keys, stream);
+        match log.and_then(|log| Listener::new(log).hear_exit()) {
+            Err(Error::Damaged { .. }) => Ok(None),
+            other => Ok(other?),
+        }
     }
 
     fn has(&self, mark: Mark) -> Result<bool, Trouble> {

@@ -3,14 +3,16 @@
 use crate::jobs::Job;
 use crate::rig_test::{MSGID, Rig, bare, bytes, soon};
 use crate::{incoming, outgoing};
+use spool::control::{Control, Speaker};
 use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{self, MESSAGE, Owner, PEER, Place};
+use spool::log::Writer;
 use spool::look;
 use spool::name::{Chan, Digest, Role};
 use spool::outcome::Outcome;
 use spool::report::{Report, Turn};
-use spool::segment::{HEADER, Header, OVERHEAD, Records};
+use spool::segment::{EndKind, HEADER, Header, OVERHEAD, Records};
 use spool::url::{Ask, Path, Sealed, What, Word};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -73,6 +75,32 @@ async fn a_job_whose_directory_is_emptied_is_not_called_not_started() {
     Facts::new().with("at", 0).commit(&*rig.disk, &format!("{dir}/cancel")).unwrap();
     job.step().await;
     assert_eq!(spool::standing::outcome(&*rig.disk, MSGID).unwrap(), Some(Outcome::Unknown));
+}
+
+/// A job that had ended, and was then cancelled, got the outcome "unknown" although its EXIT lay here.
+#[tokio::test]
+async fn a_job_that_is_cancelled_after_its_end_has_the_outcome_that_it_was_told() {
+    for (outputs, outcome) in [(2, Some(Outcome::Exited(42))), (1, None)] {
+        let rig = Rig::new(Word::Later, "", |_| bare(404, None));
+        rig.submitted().receipted();
+        Facts::new().commit(&*rig.disk, &Place::Jobs.file(MSGID, "cancel")).unwrap();
+        let writer = |chan: Chan| {
+            let dir = layout::log_in(MSGID, chan);
+            layout::make_dirs(&*rig.disk, &dir).unwrap();
+            Writer::open(rig.disk.clone(), &dir, rig.keys.clone(), rig.stream(chan)).unwrap()
+        };
+        for chan in [Chan::STDOUT, Chan::STDERR].into_iter().take(outputs) {
+            writer(chan).end(EndKind::Eof).unwrap();
+        }
+        let mut speaker = Speaker::new(writer(Chan::CONTROL));
+        speaker.say(&Control::Close(Chan::STDIN)).unwrap();
+        speaker.say(&Control::Exit(Outcome::Exited(42))).unwrap();
+        speaker.end().unwrap();
+        Job::new(rig.world.clone(), MSGID).step().await;
+        let told = look::done(&*rig.disk, MSGID).unwrap();
+        // With an output that is not here as a whole the recipient is asked.
+        assert_eq!(told, outcome);
+    }
 }
 
 /// A stream that panicked left its channel noted as running: nothing pulled it

@@ -248,9 +248,9 @@ mod tests {
         let dir = layout::log_in(keys.msgid, Chan::CONTROL);
         let stream = Stream { chan: Chan::CONTROL, producer: Role::Recipient };
         let writer = spool::log::Writer::open(hand.view.fs.clone(), &dir, keys.clone(), stream).unwrap();
-        let mut speaker = job::control::Speaker::new(writer);
+        let mut speaker = spool::control::Speaker::new(writer);
         assert_eq!(exit_said(&*hand.view.fs, &keys, Role::Sender), None);
-        speaker.say(&job::control::Control::Exit(Outcome::Exited(37))).unwrap();
+        speaker.say(&spool::control::Control::Exit(Outcome::Exited(37))).unwrap();
         assert_eq!(exit_said(&*hand.view.fs, &keys, Role::Sender), Some(Outcome::Exited(37)));
         assert!(!hand.view.fs.exists(&format!("{dir}/read")));
     }

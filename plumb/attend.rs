@@ -16,8 +16,8 @@ use crate::presence::Presence;
 use crate::progress::Progress;
 use crate::screen::Screen;
 use crate::signals;
-use job::control::{Control, Listener, Speaker};
 use job::submit;
+use spool::control::{Control, Listener, Speaker};
 use spool::facts::Facts;
 use spool::fs::{Error, Fs};
 use spool::layout::{self, Owner, Place};
@@ -365,5 +365,5 @@ fn say(speaker: &mut Option<Speaker>, job: &Job, control: &Control) -> Result<()
             speaker.insert(Speaker::new(Writer::open(job.spool(), &dir, job.keys.clone(), stream)?))
         }
     };
-    speaker.say(control)
+    Ok(speaker.say(control)?)
 }

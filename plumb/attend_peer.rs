@@ -3,7 +3,7 @@
 use super::{Attendant, say};
 use crate::doubt::Doubt;
 use crate::screen::one_line;
-use job::control::{Control, Heard, Listener};
+use spool::control::{Control, Heard, Listener};
 use spool::fs::{Error, Fs};
 use spool::layout::{self, Place};
 use spool::log::Reader;
@@ -56,8 +56,8 @@ impl Attendant<'_> {
                 }
                 Ok(Heard::End | Heard::Broken) => self.deaf = true,
                 // A disk that does not answer is asked again at the next look.
-                Err(job::Error::Disk(error @ Error::Io { .. })) => return self.job.blocked.note(&error),
-                Err(job::Error::Disk(Error::Damaged { .. })) if !self.doubt.is_settled(self.job) => {
+                Err(error @ Error::Io { .. }) => return self.job.blocked.note(&error),
+                Err(Error::Damaged { .. }) if !self.doubt.is_settled(self.job) => {
                     self.listener = None;
                     return;
                 }
@@ -70,7 +70,7 @@ impl Attendant<'_> {
     }
 
     /// The next thing on channel 0, which is heard from its beginning by whoever opens it.
-    fn next_word(&mut self) -> Result<Heard, job::Error> {
+    fn next_word(&mut self) -> Result<Heard, Error> {
         let listener = match &mut self.listener {
             Some(listener) => listener,
             None => {

@@ -7,10 +7,10 @@
 //! byte for byte.
 
 pub use crate::patience::{wait_for, wait_until};
-use job::control::{Control, Heard, Listener, Speaker};
 use job::message::{self, Start};
 use spool::alive::{self, Door, Life};
 use spool::atomic::Disk;
+use spool::control::{Control, Heard, Listener, Speaker};
 use spool::crypto::SpoolKey;
 use spool::facts::Facts;
 use spool::fs::{Fs, Lock};

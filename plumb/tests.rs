@@ -11,7 +11,7 @@ mod tests_signals;
 mod tests_waiting;
 
 use fake::{Here, Running, wait_until};
-use job::control::Control;
+use spool::control::Control;
 use spool::layout::Place;
 use spool::log::WINDOW;
 use spool::name::Chan;

@@ -2,8 +2,8 @@
 
 use crate::fake::{Here, Peer, Running, wait_for, wait_until};
 use crate::{last, noise};
-use job::control::Control;
 use rustix::process::Signal;
+use spool::control::Control;
 use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{DETACHED, Place, log_in};

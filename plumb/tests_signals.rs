@@ -2,8 +2,8 @@
 
 use crate::fake::{Here, Running};
 use crate::{last, noise};
-use job::control::Control;
 use rustix::process::Signal;
+use spool::control::Control;
 use spool::fs::Fs;
 use spool::layout::Place;
 use spool::name::Chan;

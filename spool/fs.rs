@@ -261,7 +261,7 @@ pub trait Fs: Send + Sync {
                     return Ok(());
                 }
                 match self.make_dir(ODD) {
-                    Err(error) if !error.is_taken() => return Err(error),
+                    Err(error) if !error.is_taken() => Err(error),
                     _ => self.rename(path, &odd(path)),
                 }
             }

@@ -10,6 +10,7 @@ pub mod alive;
 pub mod atomic;
 pub mod bucket;
 pub mod clock;
+pub mod control;
 mod convert;
 mod copy;
 pub mod crypto;

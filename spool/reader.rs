@@ -111,6 +111,11 @@ impl Reader {
         })
     }
 
+    /// The error that says what is wrong with the content.
+    pub(crate) fn damage(&self, what: impl std::fmt::Display) -> Error {
+        Error::damaged(&self.dir, what.to_string())
+    }
+
     /// Looks for more. Data replaces what [`Reader::data`] held.
     pub fn advance(&mut self) -> Result<Item> {
         loop {

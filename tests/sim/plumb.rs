@@ -8,9 +8,9 @@
 use super::disk::SimDisk;
 use super::people::{A, B, people};
 use job::Error;
-use job::control::{Control, Heard, Listener};
 use job::message::Start;
 use job::submit::{self, Prepared, Submitted};
+use spool::control::{Control, Heard, Listener};
 use spool::damage;
 use spool::facts::Facts;
 use spool::fs::Fs;
@@ -300,7 +300,7 @@ impl Ears {
                 Ok(Heard::Said(Control::Signal(_) | Control::Close(_))) => {}
                 Ok(Heard::Nothing) => return Ok(()),
                 Ok(Heard::End | Heard::Broken) => self.deaf = true,
-                Err(error @ Error::Disk(spool::fs::Error::Io { .. })) => return Err(error),
+                Err(error @ spool::fs::Error::Io { .. }) => return Err(error.into()),
                 Err(_) => self.deaf = true,
             }
         }

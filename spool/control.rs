@@ -1,11 +1,11 @@
 //! Channel 0: TAP1 packets, each a fact about the job, in both directions.
 
-use crate::Error;
-use spool::log::{Item, Reader, Writer};
-use spool::name::Chan;
-use spool::outcome::Outcome;
-use spool::segment::EndKind;
-use spool::tap1::{self, Kind};
+use crate::fs::Result;
+use crate::log::{Item, Reader, Writer};
+use crate::name::Chan;
+use crate::outcome::Outcome;
+use crate::segment::EndKind;
+use crate::tap1::{self, Kind};
 
 /// What a side says about the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Speaker {
     }
 
     /// Appends one fact.
-    pub fn say(&mut self, control: &Control) -> Result<(), Error> {
+    pub fn say(&mut self, control: &Control) -> Result<()> {
         let (kind, payload) = control.packet();
         let mut bytes = Vec::new();
         tap1::write(self.sequence, kind, payload.as_bytes(), &mut bytes);
@@ -65,8 +65,8 @@ impl Speaker {
     }
 
     /// Nothing more will be said; durable afterwards.
-    pub fn end(&mut self) -> Result<(), Error> {
-        Ok(self.log.end(EndKind::Eof)?)
+    pub fn end(&mut self) -> Result<()> {
+        self.log.end(EndKind::Eof)
     }
 }
 
@@ -98,10 +98,10 @@ impl Listener {
     }
 
     /// The next thing that was said. What we do not understand is skipped.
-    pub fn hear(&mut self) -> Result<Heard, Error> {
+    pub fn hear(&mut self) -> Result<Heard> {
         loop {
             let mut rest = self.pending.as_slice();
-            let packet = tap1::read(&mut rest).map_err(|bad| Error::Peer(format!("channel 0: {bad}")))?;
+            let packet = tap1::read(&mut rest).map_err(|bad| self.log.damage(bad))?;
             let used = self.pending.len() - rest.len();
             self.pending.drain(..used);
             match packet.as_ref().map(Control::of) {
@@ -114,6 +114,17 @@ impl Listener {
                 Item::End(_) => return Ok(Heard::End),
                 Item::Nothing => return Ok(Heard::Nothing),
                 Item::Broken => return Ok(Heard::Broken),
+            }
+        }
+    }
+
+    /// How the job ended, if that is said by now.
+    pub fn hear_exit(&mut self) -> Result<Option<Outcome>> {
+        loop {
+            match self.hear()? {
+                Heard::Said(Control::Exit(outcome)) => return Ok(Some(outcome)),
+                Heard::Said(Control::Signal(_) | Control::Close(_)) => {}
+                Heard::End | Heard::Nothing | Heard::Broken => return Ok(None),
             }
         }
     }
