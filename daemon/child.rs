@@ -226,7 +226,8 @@ impl Kept {
         let (verb, unsaid) = (self.verb, std::mem::take(&mut self.unsaid));
         match unsaid {
             0 => tracing::warn!("{verb} {how}: started again"),
-            _ => tracing::warn!("{verb} {how}, and {unsaid} times before: started again every {pause:?}"),
+            _ if pause.is_zero() => tracing::warn!("{verb} {how}, and {unsaid} times before: started again"),
+            _ => tracing::warn!("{verb} {how}, and {unsaid} times before: started again after {pause:?}"),
         }
         self.said = Some(now);
     }

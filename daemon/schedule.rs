@@ -18,8 +18,11 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-/// A directory that is at rest is looked at again after this, up to twice this.
-const REST: u64 = 3_600_000_000;
+/// A directory that is at rest is looked at again after this, up to twice this: what was damaged
+/// in it wakes nobody. Where there are many, tombstones mostly, it takes longer.
+const REST: [u64; 2] = [45_000_000, 3_600_000_000];
+/// So much longer for each directory that is known: two of them are looked at in a second.
+const REST_EACH: u64 = 500_000;
 /// A live job likewise: its stream task reports by itself.
 const LIVE: u64 = 30_000_000;
 /// A step that has not reported for this long counts as lost.
@@ -226,7 +229,10 @@ impl Schedule {
                 self.steps.forget(id);
                 return None;
             }
-            Turn::Rest => REST + rng.below(REST),
+            Turn::Rest => {
+                let rest = (self.steps.numbers.len() as u64 * REST_EACH).clamp(REST[0], REST[1]);
+                rest + rng.below(rest)
+            }
             Turn::Live => LIVE + rng.below(LIVE),
             Turn::Peer | Turn::Later => micros(step.backoff.delay(ceiling(report), rng)),
         };

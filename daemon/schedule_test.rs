@@ -161,11 +161,23 @@ fn nothing_is_left_without_a_timer() {
         let (after, starts) = world.until_start(Duration::from_secs(7200)).expect("looked at again");
         assert_eq!(starts.len(), 1);
         let least = match turn {
-            Turn::Rest => Duration::from_secs(3600),
+            Turn::Rest => Duration::from_secs(45),
             Turn::Live => Duration::from_secs(30),
             Turn::Peer | Turn::Later | Turn::Gone => Duration::ZERO,
         };
         assert!(after >= least, "{turn:?} after {after:?}");
+    }
+}
+
+/// A mark that was removed in a job at rest was seen after an hour; an hour later, with many of them, is fine.
+#[test]
+fn what_rests_is_looked_at_within_two_minutes_and_no_more_than_twice_in_a_second() {
+    for (count, within) in [(1, 90), (90, 90), (1000, 1000), (20_000, 7200)] {
+        let mut world = World::new(1);
+        let rests = (0..count).map(|n| world.report(n, Turn::Rest, |_| {}));
+        let last = rests.last().flatten().expect("it is looked at again");
+        assert!(last <= Duration::from_secs(within), "{count}: {last:?}");
+        assert!(last >= Duration::from_millis(count * 500).min(Duration::from_secs(3600)), "{count}: {last:?}");
     }
 }
 

@@ -13,6 +13,7 @@ use crate::keeper::Job;
 use spool::control::{Control, Heard, Listener};
 use spool::layout::{Owner, Place, log_in, running};
 use spool::log::{self, Item, Reader};
+use spool::look::is_to_end;
 use spool::name::{Chan, MsgId, Role};
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -175,8 +176,7 @@ impl Waiting {
                 Grip::Renewed => drop(watch.add(&lock)),
                 Grip::Open | Grip::Lost => return Ok(None),
             }
-            let gone =
-                || !fs.exists(&Place::Jobs.dir(msgid)) || fs.exists(&Place::Jobs.file(msgid, Mark::Cancel.name()));
+            let gone = || !fs.exists(&Place::Jobs.dir(msgid)) || is_to_end(&*fs, msgid);
             if arrival != Arrival::Awaited || gone() {
                 return Ok(Some(arrival));
             }

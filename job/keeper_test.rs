@@ -27,6 +27,7 @@ use lifecycle::*;
 use patience::wait_until;
 use rig::Rig;
 use spool::control::Control;
+use spool::facts::Facts;
 use spool::fs::Fs;
 use spool::layout::{Place, log_out};
 use spool::log::{WINDOW, hint};
@@ -60,6 +61,7 @@ const TESTS: &[(&str, fn())] = tests! {
     both_killed_leave_nothing_behind
     a_cancelled_command_is_asked_to_end
     a_cancelled_command_that_will_not_end_is_killed
+    a_command_whose_job_is_over_is_ended
     what_is_cancelled_before_it_starts_never_does
     a_refused_command_does_not_run
     a_full_disk_costs_time_only
@@ -268,6 +270,19 @@ fn a_cancelled_command_is_asked_to_end() {
     cancel(&rig);
     assert_eq!(rig.wait_for(keeper), Outcome::Cancelled);
     assert_eq!(rig.stdout(), b"bye\n");
+    saw_nothing(&rig);
+}
+
+/// Its command ran on for ever, and nobody was left to hear of it.
+fn a_command_whose_job_is_over_is_ended() {
+    let mut rig = Rig::new("touch ready; sleep 1000");
+    let mut keeper = rig.keeper();
+    rig.until("readiness", |rig| rig.home("ready").exists());
+    Facts::new()
+        .with("outcome", Outcome::Unknown)
+        .commit(&*rig.disk, &Place::Jobs.file(rig.msgid, Mark::Over.name()))
+        .unwrap();
+    assert!(keeper.wait().unwrap().success());
     saw_nothing(&rig);
 }
 

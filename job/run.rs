@@ -20,6 +20,7 @@ use spool::damage::Damage;
 use spool::facts::Facts;
 use spool::layout::Place;
 use spool::log::{WINDOW, Writer};
+use spool::look::is_to_end;
 use spool::name::Chan;
 use spool::outcome::Outcome;
 use spool::phase::Mark;
@@ -119,7 +120,7 @@ fn finish(hold: &mut Hold, mut act: impl FnMut() -> Result<Outcome, Error>) -> R
 }
 
 fn is_cancelled(job: &Job) -> bool {
-    job.fs.exists(&Place::Jobs.file(job.msgid(), Mark::Cancel.name()))
+    is_to_end(&*job.fs, job.msgid())
 }
 
 /// An error, and no end of the job, if the next keeper is to run an interrupted command again.

@@ -19,6 +19,9 @@ pub(super) fn sender_loss(seen: &SenderSeen) -> Option<&'static str> {
     match seen {
         SenderSeen { too_old: true, .. } => Some(TOO_OLD),
         SenderSeen { key: false, .. } => Some("its secret (the file `key`) is lost or damaged"),
+        SenderSeen { broken: true, .. } => {
+            Some("one of its outputs can never be completed (the file `broken` beside it)")
+        }
         SenderSeen {
             queue: false, held: false, receipt: false, sent: false, attended: false, wanted: true, ..
         } => Some("its message is lost from the queue"),

@@ -158,6 +158,8 @@ impl Pull {
             }
             // Counters are spent: the next bytes need a copy that knows its place.
             Err(CopyError::Bad(_) | CopyError::Disk(_)) => {
+                // Something else may lie at the name of its directory by now.
+                make_dirs(&*self.fs, &self.dir)?;
                 self.copy = Copy::open(self.fs.clone(), &self.dir, self.keys.clone(), self.stream)?;
             }
             Err(CopyError::Broken { .. }) => {}

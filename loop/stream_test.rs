@@ -108,6 +108,33 @@ fn a_peer_that_sends_more_than_was_asked_for_fills_no_disk() {
     assert!((WINDOW - SEGMENT..=WINDOW).contains(&held), "{held} bytes are held");
 }
 
+/// A FIFO that came in the place of a log's directory before the first byte did kept the log
+/// from being written for ever.
+#[test]
+fn whatever_lies_in_the_place_of_a_log_makes_way_for_it() {
+    let ways: [fn(&std::path::Path); 3] = [
+        |_| {},
+        |path| std::fs::write(path, b"a file").unwrap(),
+        |path| std::os::unix::fs::symlink("elsewhere", path).unwrap(),
+    ];
+    for (n, replace) in ways.into_iter().enumerate() {
+        let rig = Rig::new(Word::Ok, LINES, |_| bare(404, None));
+        layout::make_dirs(&*rig.disk, &layout::Place::Jobs.dir(MSGID)).unwrap();
+        let mut pull = Pull::open(rig.disk.clone(), rig.keys.clone(), rig.stream(Chan::STDOUT)).unwrap();
+        let dir = layout::log_in(MSGID, Chan::STDOUT);
+        rig.disk.remove(&dir).unwrap();
+        replace(&rig.directory.path().join(&dir));
+        let bytes = segment(&rig, 0, 0, 0, 2);
+        let feed = |pull: &mut Pull| {
+            assert!(matches!(pull.want(), Want::Get { n: 0, from: 0, .. }));
+            pull.feed(&bytes).is_ok()
+        };
+        assert!(!feed(&mut pull), "way {n} is noticed");
+        assert!(feed(&mut pull), "way {n} is healed");
+        assert_eq!(pull.offset(), (bytes.len() - HEADER) as u64);
+    }
+}
+
 /// A damaged hint of the reader ended the task that read it.
 #[test]
 fn a_damaged_hint_of_the_reader_opens_the_window_and_no_more() {

@@ -10,7 +10,7 @@
 use crate::fs::{Entry, Error, Free, Fs, Kind, Lock, LogFile, Result, Stat, is_hidden};
 use crate::lock;
 use log::DiskLog;
-use look::{find, is_odd, is_our_file, is_ours, kind, oddness};
+use look::{find, is_odd, is_our_file, kind, oddness};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::fs::{fdatasync, fsync};
 use rustix::io::Errno;
@@ -75,7 +75,7 @@ impl Disk {
 
     /// Gives a socket this name, in place of one that a dead process left. A crash may take the name, or leave it.
     pub fn bind_socket(&self, path: &str, socket: &OwnedFd) -> Result<()> {
-        match rustix::fs::unlinkat(&self.root, path, AtFlags::empty()) {
+        match self.unlink(path) {
             Err(Errno::ISDIR) => self.aside(path)?,
             other => absent_is_fine(other, path)?,
         }
@@ -91,23 +91,8 @@ impl Disk {
     }
 
     fn fd(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<OwnedFd> {
-        match open_beneath(&self.root, path, flags) {
-            // A mode that shuts ourselves out was never made here: it is mended.
-            Err(Errno::ACCESS) if self.open_up(path) => open_beneath(&self.root, path, flags),
-            other => other,
-        }
-        .map_err(|errno| Error::io(verb, path, errno))
-    }
-
-    /// Gives our own file or directory back the mode that it was made with; says whether it could.
-    fn open_up(&self, path: &str) -> bool {
-        let Ok(stat) = rustix::fs::statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW) else { return false };
-        let mode = match kind(stat.st_mode) {
-            Kind::File => FILE,
-            Kind::Dir => DIR,
-            Kind::Odd => return false,
-        };
-        is_ours(&stat) && rustix::fs::chmodat(&self.root, path, mode, AtFlags::empty()).is_ok()
+        let opened = look::mending(&self.root, &[path], || open_beneath(&self.root, path, flags));
+        opened.map_err(|errno| Error::io(verb, path, errno))
     }
 
     /// Opens what can be ours: a regular file of our own uid. Anything else of
@@ -150,7 +135,12 @@ impl Disk {
     }
 
     fn renamed(&self, verb: &'static str, from: &str, to: &str, flags: RenameFlags) -> Result<()> {
-        rustix::fs::renameat_with(&self.root, from, &self.root, to, flags).map_err(|errno| Error::io(verb, to, errno))
+        let rename = || rustix::fs::renameat_with(&self.root, from, &self.root, to, flags);
+        look::mending(&self.root, &[from, to], rename).map_err(|errno| Error::io(verb, to, errno))
+    }
+
+    fn unlink(&self, path: &str) -> rustix::io::Result<()> {
+        look::mending(&self.root, &[path], || rustix::fs::unlinkat(&self.root, path, AtFlags::empty()))
     }
 
     /// Opens a file or a directory to be synced. A change whose last act is a sync
@@ -241,7 +231,8 @@ impl Fs for Disk {
             }
             other => other?,
         };
-        rustix::fs::mkdirat(&above, name, DIR).map_err(|errno| Error::io("make", path, errno))
+        let made = look::mending(&self.root, &[path], || rustix::fs::mkdirat(&above, name, DIR));
+        made.map_err(|errno| Error::io("make", path, errno))
     }
 
     fn commit_dir(&self, from: &str, to: &str, files: &[&str]) -> Result<()> {
@@ -261,7 +252,7 @@ impl Fs for Disk {
     }
 
     fn remove(&self, path: &str) -> Result<()> {
-        match rustix::fs::unlinkat(&self.root, path, AtFlags::empty()) {
+        match self.unlink(path) {
             Err(Errno::ISDIR) => {}
             other => return absent_is_fine(other, path),
         }
@@ -362,7 +353,8 @@ impl Fs for Disk {
     fn touch(&self, path: &str) -> Result<()> {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW as _ };
         let times = Timestamps { last_access: now, last_modification: now };
-        absent_is_fine(rustix::fs::utimensat(&self.root, path, &times, AtFlags::SYMLINK_NOFOLLOW), path)
+        let touch = || rustix::fs::utimensat(&self.root, path, &times, AtFlags::SYMLINK_NOFOLLOW);
+        absent_is_fine(look::mending(&self.root, &[path], touch), path)
     }
 
     fn free(&self) -> Result<Free> {

@@ -1,9 +1,11 @@
 //! Removal of a whole directory from the real disk.
 
-use super::{Disk, absent_is_fine};
+use super::look::mending;
+use super::{DIR, Disk, absent_is_fine};
 use crate::fs::{Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
@@ -15,7 +17,8 @@ impl Disk {
             other => other?,
         };
         empty(&fd).map_err(|errno| Error::io("remove", path, errno))?;
-        absent_is_fine(rustix::fs::unlinkat(&self.root, path, AtFlags::REMOVEDIR), path)
+        let remove = || rustix::fs::unlinkat(&self.root, path, AtFlags::REMOVEDIR);
+        absent_is_fine(mending(&self.root, &[path], remove), path)
     }
 }
 
@@ -29,13 +32,9 @@ fn empty(directory: &OwnedFd) -> rustix::io::Result<()> {
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let removed = match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let inner = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-                empty(&inner)?;
-                rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
-            }
+        let removed = match remove_from(directory, name) {
+            // Its mode does not let us.
+            Err(Errno::ACCESS) => rustix::fs::fchmod(directory, DIR).and_then(|()| remove_from(directory, name)),
             other => other,
         };
         match removed {
@@ -44,4 +43,19 @@ fn empty(directory: &OwnedFd) -> rustix::io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn remove_from(directory: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        other => return other,
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat(directory, name, flags, Mode::empty());
+    let inner = match open() {
+        Err(Errno::ACCESS) => rustix::fs::chmodat(directory, name, DIR, AtFlags::empty()).and_then(|()| open()),
+        other => other,
+    };
+    empty(&inner?)?;
+    rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
 }

@@ -259,6 +259,52 @@ fn a_lock_with_a_second_name_or_another_mode_is_held_as_before() {
     assert!(disk.lock_file("lock", Duration::ZERO).unwrap().is_none());
 }
 
+/// Takes root's leave to ignore modes from this thread; others have none.
+fn heed_modes() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let mut sets = capabilities(None).unwrap();
+    sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    set_capabilities(None, sets).unwrap();
+}
+
+/// With mode 0 on `jobs` no file in it could be read, and no job be made, until somebody listed it.
+#[test]
+fn a_mode_that_shuts_ourselves_out_is_mended_by_every_verb() {
+    type Verb = fn(&Disk) -> bool;
+    let verbs: [(&str, Verb); 16] = [
+        ("commit", |disk| disk.commit("jobs/one/new", b"new").is_ok()),
+        ("hint", |disk| disk.hint("jobs/one/file", b"new").is_ok()),
+        ("make", |disk| disk.make_dir("jobs/two").is_ok()),
+        ("make below", |disk| disk.make_dir("jobs/one/two").is_ok()),
+        ("commit a directory", |disk| disk.commit_dir("jobs/one", "queue/one", &["file"]).is_ok()),
+        ("rename", |disk| disk.rename("queue/full", "jobs/full").is_ok()),
+        ("remove", |disk| disk.remove("jobs/one/file").is_ok()),
+        ("remove a directory", |disk| disk.remove("jobs").is_ok() && !disk.exists("jobs")),
+        ("read", |disk| disk.read("jobs/one/file", 10).is_ok()),
+        ("look", |disk| disk.is_there("jobs/one/file").is_ok_and(|there| there)),
+        ("list", |disk| disk.list("jobs/one").is_ok_and(|entries| entries.len() == 1)),
+        ("make a log", |disk| disk.create_log("jobs/one/0").is_ok()),
+        ("open a log", |disk| disk.open_log("jobs/one/file").is_ok()),
+        ("lock", |disk| disk.lock_file("jobs/one/lock", Duration::ZERO).is_ok_and(|lock| lock.is_some())),
+        ("look at a lock", |disk| disk.is_locked("jobs/one/file").is_ok()),
+        ("touch", |disk| disk.touch("jobs/one/file").is_ok()),
+    ];
+    heed_modes();
+    for (name, verb) in verbs {
+        for shut in [&["jobs"][..], &["jobs/one"], &["jobs/one", "jobs", "queue"]] {
+            for mode in [0, 0o100, 0o200, 0o400, 0o500, 0o600] {
+                let (directory, disk) = disk();
+                ["jobs", "jobs/one", "queue", "queue/full"].iter().for_each(|name| disk.make_dir(name).unwrap());
+                disk.hint("jobs/one/file", b"old").unwrap();
+                let path = |name: &&str| directory.path().join(name);
+                let shut_it = |name| std::fs::set_permissions(path(name), PermissionsExt::from_mode(mode)).unwrap();
+                shut.iter().for_each(shut_it);
+                assert!(verb(&disk), "{name} with {shut:?} of mode {mode:o}");
+            }
+        }
+    }
+}
+
 /// A FIFO in the place of a lock blocked whoever asked, for ever.
 #[test]
 fn what_can_be_no_lock_of_ours_counts_as_none_and_makes_way() {

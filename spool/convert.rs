@@ -176,6 +176,24 @@ mod tests {
         home.open_spool().unwrap();
     }
 
+    /// A `plumb` that began just then said "not the spool of this home", status 78.
+    #[test]
+    fn an_id_that_is_lost_under_a_living_daemon_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = old_home(directory.path());
+        home.prepare_spool().unwrap();
+        let (disk, path) = (home.open_spool().unwrap(), home.spool.join("id"));
+        let _daemon = disk.lock_dir("", Duration::ZERO).unwrap().unwrap();
+        let id = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::thread::scope(|scope| {
+            let opens = scope.spawn(|| home.open_spool().map(drop));
+            std::thread::sleep(Duration::from_millis(200));
+            std::fs::write(&path, &id).unwrap();
+            opens.join().unwrap().unwrap();
+        });
+    }
+
     #[test]
     fn another_spool_an_empty_mount_point_and_none_are_no_spool_of_ours() {
         let directory = tempfile::tempdir().unwrap();

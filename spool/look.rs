@@ -51,6 +51,12 @@ pub fn has(fs: &dyn Fs, dir: &str, mark: Mark) -> bool {
     fs.exists(&format!("{dir}/{}", mark.name()))
 }
 
+/// Is this job of a peer to end, or over although its keeper lives? Both marks count by their names.
+pub fn is_to_end(fs: &dyn Fs, msgid: MsgId) -> bool {
+    let dir = Place::Jobs.dir(msgid);
+    has(fs, &dir, Mark::Cancel) || has(fs, &dir, Mark::Over)
+}
+
 /// The outcome that `done` gives a job that we asked for. A `done` without one is
 /// as good as none: the recipient is asked again.
 pub fn done(fs: &dyn Fs, msgid: MsgId) -> Result<Option<Outcome>> {

@@ -78,13 +78,14 @@ impl SenderSeen {
             let over = self.cancel || self.too_old || (self.patience_over && !self.wanted);
             return if over { SenderPhase::ToFinish } else { SenderPhase::Ended };
         }
-        if self.broken || (self.cancel && self.too_old) {
+        // `cancel` outlives `done`, and nothing is sent beside it.
+        if self.cancel && (self.broken || self.too_old) {
             return SenderPhase::ToFinish;
         }
         if self.cancel {
             return if self.sent || self.receipt { SenderPhase::Cancelled } else { SenderPhase::CancelledUnsent };
         }
-        if self.too_old || !self.key {
+        if self.too_old || !self.key || self.broken {
             return SenderPhase::ToCancel;
         }
         match (self.receipt, self.queue, self.wanted) {

@@ -12,11 +12,12 @@ use crate::convert;
 use crate::facts::Facts;
 use crate::fs::Fs;
 use crate::home::{Error, Home, Result};
-use crate::layout::{DIRECTORIES, MESSAGE, PARENTS, Place, make_dirs, rest_label};
+use crate::layout::{DIRECTORIES, MESSAGE, PARENTS, Place, SPOOL, make_dirs, rest_label};
 use crate::look::MESSAGE_REST_MAX;
 use crate::name::Nonce;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The format of the files in a spool. Version 1 had no checksums and no id.
 pub const FORMAT: u32 = 2;
@@ -24,6 +25,9 @@ pub const FORMAT: u32 = 2;
 pub const ID: &str = "id";
 /// The file in the configuration that names the spool.
 pub const CONFIG_ID: &str = "spool.id";
+
+/// A daemon looks at its spool's `id` each second; one that is stopped does not.
+const KEPT_WITHIN: Duration = Duration::from_secs(10);
 
 /// What stands against using a spool.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +97,11 @@ impl Home {
             other => other?,
         };
         crate::home::check_private(&self.spool)?;
-        let found = Facts::read(&disk, ID)?;
         let Some(wanted) = self.spool_id()? else {
             let hint = "netplumb daemon converts it when it starts";
             return Err(Foreign::Format { path: path(), found: 1, hint }.into());
         };
-        let Some(found) = found else { return Err(Foreign::Nameless(path()).into()) };
+        let Some(found) = facts(&disk)? else { return Err(Foreign::Nameless(path()).into()) };
         let id = found.text("id").unwrap_or_default();
         if id != wanted {
             return Err(Foreign::Another { path: path(), found: id.to_string(), wanted }.into());
@@ -206,6 +209,18 @@ impl Home {
             }
         }
         Ok(false)
+    }
+}
+
+/// Reads `id`. Where it is lost and a living daemon has the spool, that writes it again soon.
+fn facts(disk: &Disk) -> Result<Option<Facts>> {
+    let begun = Instant::now();
+    loop {
+        let found = Facts::read(disk, ID)?;
+        if found.is_some() || begun.elapsed() >= KEPT_WITHIN || !disk.is_locked(SPOOL)? {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

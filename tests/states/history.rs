@@ -113,6 +113,9 @@ impl Pending {
         match self {
             Pending::Recipient(turn, Some(Heard::Opens)) => Pending::Recipient(turn, Some(Heard::OpensStale)),
             Pending::Recipient(turn, Some(Heard::Poison)) => Pending::Recipient(turn, Some(Heard::PoisonStale)),
+            Pending::Sender(turn, None) if turn.said == Some(Said::SndCurrent) => {
+                Pending::Sender(Turn { said: Some(Said::SndStale), ..turn }, None)
+            }
             same => same,
         }
     }
@@ -168,6 +171,14 @@ impl Node {
         let senders = self.sender.turns(world).into_iter().map(|turn| Pending::Sender(turn, None));
         let recipients = self.recipient.turns(world).into_iter().map(|turn| Pending::Recipient(turn, None));
         senders.chain(recipients).collect()
+    }
+
+    /// May tombstones have stood for their time? One without a `peer` stands for longer than
+    /// anybody waits: nothing of the job is left at the other side, or its end was seen.
+    pub fn may_forget(&self, world: &World) -> bool {
+        let nobodys = self.recipient.job().is_some_and(|job| !job.owner);
+        let unread = matches!(self.sender.jobs, Jobs::Nameless(_)) && !self.memory.told && !self.memory.excused;
+        !unread && (!nobodys || (self.sender.clean(world) && self.pending.is_none()))
     }
 
     /// Both sides as one number.

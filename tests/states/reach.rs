@@ -162,7 +162,7 @@ impl Search {
             }
         };
         take(node.turns(&self.world), false);
-        if self.faults.forget {
+        if self.faults.forget && node.may_forget(&self.world) {
             take(node.turns(&World { tombstone_old: true, ..self.world }), false);
         }
         if self.faults.age {
