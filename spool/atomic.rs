@@ -11,6 +11,7 @@ use crate::fs::{Entry, Error, Free, Fs, Kind, Lock, LogFile, Result, Stat, is_hi
 use crate::lock;
 use log::DiskLog;
 use look::{find, is_odd, is_our_file, kind, oddness};
+use mode::mending;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::fs::{fdatasync, fsync};
 use rustix::io::Errno;
@@ -27,6 +28,8 @@ use std::time::Duration;
 mod log;
 #[path = "atomic_look.rs"]
 pub(crate) mod look;
+#[path = "atomic_mode.rs"]
+mod mode;
 #[path = "atomic_remove.rs"]
 mod remove;
 
@@ -91,7 +94,7 @@ impl Disk {
     }
 
     fn fd(&self, verb: &'static str, path: &str, flags: OFlags) -> Result<OwnedFd> {
-        let opened = look::mending(&self.root, &[path], || open_beneath(&self.root, path, flags));
+        let opened = mending(&self.root, &[path], || open_beneath(&self.root, path, flags));
         opened.map_err(|errno| Error::io(verb, path, errno))
     }
 
@@ -136,11 +139,11 @@ impl Disk {
 
     fn renamed(&self, verb: &'static str, from: &str, to: &str, flags: RenameFlags) -> Result<()> {
         let rename = || rustix::fs::renameat_with(&self.root, from, &self.root, to, flags);
-        look::mending(&self.root, &[from, to], rename).map_err(|errno| Error::io(verb, to, errno))
+        mending(&self.root, &[from, to], rename).map_err(|errno| Error::io(verb, to, errno))
     }
 
     fn unlink(&self, path: &str) -> rustix::io::Result<()> {
-        look::mending(&self.root, &[path], || rustix::fs::unlinkat(&self.root, path, AtFlags::empty()))
+        mending(&self.root, &[path], || rustix::fs::unlinkat(&self.root, path, AtFlags::empty()))
     }
 
     /// Opens a file or a directory to be synced. A change whose last act is a sync
@@ -231,7 +234,7 @@ impl Fs for Disk {
             }
             other => other?,
         };
-        let made = look::mending(&self.root, &[path], || rustix::fs::mkdirat(&above, name, DIR));
+        let made = mending(&self.root, &[path], || rustix::fs::mkdirat(&above, name, DIR));
         made.map_err(|errno| Error::io("make", path, errno))
     }
 
@@ -354,7 +357,7 @@ impl Fs for Disk {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW as _ };
         let times = Timestamps { last_access: now, last_modification: now };
         let touch = || rustix::fs::utimensat(&self.root, path, &times, AtFlags::SYMLINK_NOFOLLOW);
-        absent_is_fine(look::mending(&self.root, &[path], touch), path)
+        absent_is_fine(mending(&self.root, &[path], touch), path)
     }
 
     fn free(&self) -> Result<Free> {

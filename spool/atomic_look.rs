@@ -1,8 +1,9 @@
-//! Looks at names of the spool without opening what they lead to, and modes that shut ourselves out.
+//! Looks at names of the spool without opening what they lead to.
 
-use super::{DIR, FILE, parent};
+use super::mode::mending;
+use super::parent;
 use crate::fs::{Error, Kind, Result};
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -41,37 +42,6 @@ pub(crate) fn find(root: &OwnedFd, verb: &'static str, path: &str) -> Result<Opt
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         other => other.map(Some).map_err(|errno| Error::io(verb, path, errno)),
     }
-}
-
-/// Does this with `paths`. A mode that shuts ourselves out of one of them was never
-/// made here: it is mended, and the act done again.
-pub(crate) fn mending<T>(
-    root: &OwnedFd,
-    paths: &[&str],
-    act: impl Fn() -> rustix::io::Result<T>,
-) -> rustix::io::Result<T> {
-    match act() {
-        Err(Errno::ACCESS) if paths.iter().fold(false, |mended, path| open_up(root, path) || mended) => act(),
-        other => other,
-    }
-}
-
-/// Gives our own directories on the way to `path`, and what lies there, the modes back that
-/// they were made with; says whether one of them had another.
-fn open_up(root: &OwnedFd, path: &str) -> bool {
-    let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-    ends.fold(false, |mended, end| open_up_one(root, &path[..end]) || mended)
-}
-
-fn open_up_one(root: &OwnedFd, path: &str) -> bool {
-    let Ok(stat) = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW) else { return false };
-    let mode = match kind(stat.st_mode) {
-        Kind::File => FILE,
-        Kind::Dir => DIR,
-        Kind::Odd => return false,
-    };
-    let shut = !Mode::from_raw_mode(stat.st_mode).contains(mode);
-    shut && is_ours(&stat) && rustix::fs::chmodat(root, path, mode, AtFlags::empty()).is_ok()
 }
 
 /// Does `path` lead to the file that is open as `fd`?

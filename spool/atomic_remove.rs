@@ -1,6 +1,6 @@
 //! Removal of a whole directory from the real disk.
 
-use super::look::mending;
+use super::mode::mending;
 use super::{DIR, Disk, absent_is_fine};
 use crate::fs::{Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir};

@@ -113,9 +113,7 @@ impl Pending {
         match self {
             Pending::Recipient(turn, Some(Heard::Opens)) => Pending::Recipient(turn, Some(Heard::OpensStale)),
             Pending::Recipient(turn, Some(Heard::Poison)) => Pending::Recipient(turn, Some(Heard::PoisonStale)),
-            Pending::Sender(turn, None) if turn.said == Some(Said::SndCurrent) => {
-                Pending::Sender(Turn { said: Some(Said::SndStale), ..turn }, None)
-            }
+            Pending::Sender(turn, None) => Pending::Sender(turn.stale(), None),
             same => same,
         }
     }
@@ -126,6 +124,7 @@ impl Pending {
             Pending::Sender(turn, Some(Heard::Ok)) if turn.said == Some(Said::Msg) => {
                 Pending::Sender(turn, Some(Heard::OkStale))
             }
+            Pending::Sender(turn, None) => Pending::Sender(turn.stale(), None),
             same => same,
         }
     }
@@ -234,7 +233,7 @@ impl Node {
         let (exit, exits) = (job.exit, job.exit != Exit::Absent);
         let held = asked.is_none_or(|asked| (asked.control && asked.outputs) || asked.done != Told::Absent);
         // Somebody who listened can say `cxl` when nobody is left to be told.
-        let listened = !self.sender.clean(world);
+        let listened = asked.is_some();
         let always = [
             (
                 "an exit status of what did not end by itself",

@@ -165,6 +165,14 @@ pub struct Turn<Step> {
     pub said: Option<Said>,
 }
 
+impl<Step> Turn<Step> {
+    /// The same where its message has become one for another key, or was sealed anew.
+    pub fn stale(self) -> Turn<Step> {
+        let said = self.said.map(|said| if said == Said::SndCurrent { Said::SndStale } else { said });
+        Turn { said, ..self }
+    }
+}
+
 /// Where a side stands after each change of a step; the last is the whole step.
 pub type Trail<S> = Vec<(S, Effect)>;
 
