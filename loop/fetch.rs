@@ -5,7 +5,7 @@ use crate::comm::Trouble;
 use crate::net::{Get, Net};
 use crate::peers::Known;
 use spool::bucket::{Mover, Priority};
-use spool::fs::{Fs, LogFile, Result};
+use spool::fs::{Error, Fs, LogFile, Result};
 use spool::layout::{Place, SEALED};
 use spool::look::SEALED_MAX;
 use spool::name::{Chan, Digest, MsgId};
@@ -79,6 +79,11 @@ pub async fn sealed<N: Net>(
 fn part_file(fs: &dyn Fs, path: &str) -> Result<Box<dyn LogFile>> {
     match fs.open_log(path) {
         Err(error) if error.is_absent() => fs.create_log(path),
+        // Something else lies at its name.
+        Err(Error::Damaged { .. }) => {
+            fs.aside(path)?;
+            fs.create_log(path)
+        }
         other => other,
     }
 }

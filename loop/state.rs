@@ -129,8 +129,8 @@ pub fn queue(seen: &QueueSeen) -> QueueStep {
 /// What must be on the disk before an outgoing message's step is done.
 pub fn queue_before(step: QueueStep) -> &'static [Change] {
     match step {
-        // Once a `snd` may have left, "not started" can no longer be said.
-        QueueStep::Snd => &[PutInJob(Mark::Sent)],
+        // Once a `snd` may have left, "not started" can no longer be said. `send.ok` says so too.
+        QueueStep::Snd | QueueStep::TakeBack(Mark::SendOk) => &[PutInJob(Mark::Sent)],
         QueueStep::Drop
         | QueueStep::Ack
         | QueueStep::Accept

@@ -28,6 +28,8 @@ pub struct Reached {
     pub pairs: usize,
     /// How many of those cannot come to rest.
     pub stuck: usize,
+    /// Some of them.
+    pub stuck_like: Vec<Node>,
     /// What must not be, with the way to it.
     pub wrong: Vec<(&'static str, Vec<(How, Node)>)>,
 }
@@ -42,6 +44,9 @@ impl Reached {
 
     /// Prints the way to each wrong.
     pub fn print(&self) {
+        for node in &self.stuck_like {
+            println!("-- cannot come to rest\n      {:?}\n      {:?}", node.sender, node.recipient);
+        }
         for (name, path) in &self.wrong {
             println!("-- {name}");
             for (how, node) in path {
@@ -145,7 +150,10 @@ impl Search {
         pairs.sort_unstable();
         pairs.dedup();
         reached.pairs = pairs.len();
-        reached.stuck = self.stuck(&pairs);
+        let stuck = self.stuck(&pairs);
+        reached.stuck = stuck.len();
+        let like = stuck.into_iter().step_by(reached.stuck.max(5) / 5);
+        reached.stuck_like = like.map(|at| node_of(pairs[at as usize])).collect();
         reached
     }
 
@@ -335,13 +343,12 @@ impl Search {
         }
     }
 
-    /// How many of these pairs cannot come to rest, if nothing goes wrong any more.
-    fn stuck(&self, pairs: &[u64]) -> usize {
+    /// Which of these pairs cannot come to rest, if nothing goes wrong any more.
+    fn stuck(&self, pairs: &[u64]) -> Vec<u32> {
         let calm = Search { world: self.world, faults: Faults::default() };
         let index: Map<u64, u32> = pairs.iter().enumerate().map(|(at, &pair)| (pair, at as u32)).collect();
-        let of = |pair: u64| Node::of(Sender::of((pair >> 32) as u32), Recipient::of(pair as u32));
         let is_clean = |node: &Node| node.sender.clean(&self.world) && node.recipient.clean(&self.world);
-        let mut rests: Vec<bool> = pairs.iter().map(|&pair| is_clean(&of(pair))).collect();
+        let mut rests: Vec<bool> = pairs.iter().map(|&pair| is_clean(&node_of(pair))).collect();
         let mut left: Vec<u32> = (0..pairs.len() as u32).filter(|&at| !rests[at as usize]).collect();
         let mut next = Vec::new();
         loop {
@@ -349,15 +356,20 @@ impl Search {
             left.reverse();
             left.retain(|&at| {
                 next.clear();
-                calm.next(&of(pairs[at as usize]), &mut next);
+                calm.next(&node_of(pairs[at as usize]), &mut next);
                 let whole = next.iter().filter(|(how, _)| matches!(how, How::Whole(_)));
                 rests[at as usize] =
                     whole.filter_map(|(_, node)| index.get(&node.pair())).any(|&to| rests[to as usize]);
                 !rests[at as usize]
             });
             if left.len() == before || left.is_empty() {
-                return left.len();
+                return left;
             }
         }
     }
+}
+
+/// Both sides without a past, from their number.
+fn node_of(pair: u64) -> Node {
+    Node::of(Sender::of((pair >> 32) as u32), Recipient::of(pair as u32))
 }
