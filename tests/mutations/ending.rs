@@ -149,6 +149,8 @@ impl Round {
         });
         if let (Some(waited), Some(attached)) = (status, attached)
             && !judge::agree(waited, attached)
+            // What an old copy makes of a job is lost only when somebody looks.
+            && !self.may_rerun.contains(&id)
         {
             self.note(Promise::Agree, name, format!("netplumb wait: {waited}, plumb -attach: {attached}"));
         }
