@@ -87,3 +87,28 @@ fn part_file(fs: &dyn Fs, path: &str) -> Result<Box<dyn LogFile>> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spool::atomic::Disk;
+
+    /// A link or FIFO in the place of `.part` kept a message from being fetched for ever.
+    #[test]
+    fn what_lies_at_the_name_of_a_part_makes_way_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path()).unwrap();
+        let path = directory.path().join(".part");
+        let ways: [fn(&std::path::Path); 3] = [
+            |path| std::os::unix::fs::symlink("elsewhere", path).unwrap(),
+            |path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+            |path| std::fs::create_dir(path).unwrap(),
+        ];
+        for make in ways {
+            make(&path);
+            assert_eq!(part_file(&disk, ".part").unwrap().append(b"some").unwrap(), 4);
+            assert_eq!(part_file(&disk, ".part").unwrap().size().unwrap(), 4, "and it is continued");
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+}

@@ -72,12 +72,6 @@ fn a_left_job_whose_key_is_damaged_ends_when_somebody_asks_for_it() {
 }
 
 #[test]
-fn what_lies_at_the_name_of_a_message_that_is_fetched_makes_way() {
-    let blow = "live; b rqueue/{noticed}/.part become link; b rqueue/{noticed-left}/.part become fifo";
-    case(&["noticed", "noticed-left"], blow);
-}
-
-#[test]
 fn a_command_whose_job_is_called_over_ends_and_a_fifo_makes_way_for_a_log() {
     case(&["b-open", "silent"], "live; a jobs/{b-open}/over make fifo; a jobs/{silent}/in/2 become fifo");
 }
