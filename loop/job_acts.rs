@@ -189,12 +189,24 @@ impl<N: Net> Job<N> {
                 return Ok(None);
             }
         }
-        let stream = segment::Stream { chan: Chan::CONTROL, producer: Role::Recipient };
-        let log = Reader::open(self.world.fs.clone(), &log_in(self.msgid, Chan::CONTROL), keys, stream);
-        match log.and_then(|log| Listener::new(log).hear_exit()) {
-            Err(Error::Damaged { .. }) => Ok(None),
-            other => Ok(other?),
+        let log = |chan| (log_in(self.msgid, chan), segment::Stream { chan, producer: Role::Recipient });
+        let (dir, stream) = log(Chan::CONTROL);
+        let control = Reader::open(self.world.fs.clone(), &dir, keys.clone(), stream);
+        let told = match control.and_then(|log| Listener::new(log).hear_exit()) {
+            Err(Error::Damaged { .. }) => return Ok(None),
+            other => other?,
+        };
+        for chan in [Chan::STDOUT, Chan::STDERR] {
+            let (dir, stream) = log(chan);
+            let end = log::Copy::open(self.world.fs.clone(), &dir, keys.clone(), stream)?.end();
+            // What it said is no success of a command whose output broke off.
+            if let (Some(Outcome::Exited(_) | Outcome::Signal(_)), Some(end)) = (&told, end)
+                && end.kind == EndKind::Aborted
+            {
+                return Ok(Some(Outcome::OutputIncomplete(end.length)));
+            }
         }
+        Ok(told)
     }
 
     fn has(&self, mark: Mark) -> Result<bool, Trouble> {

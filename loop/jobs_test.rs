@@ -80,7 +80,12 @@ async fn a_job_whose_directory_is_emptied_is_not_called_not_started() {
 /// A job that had ended, and was then cancelled, got the outcome "unknown" although its EXIT lay here.
 #[tokio::test]
 async fn a_job_that_is_cancelled_after_its_end_has_the_outcome_that_it_was_told() {
-    for (outputs, outcome) in [(2, Some(Outcome::Exited(42))), (1, None)] {
+    let cases = [
+        (2, EndKind::Eof, Some(Outcome::Exited(42))),
+        (2, EndKind::Aborted, Some(Outcome::OutputIncomplete(0))),
+        (1, EndKind::Eof, None),
+    ];
+    for (outputs, kind, outcome) in cases {
         let rig = Rig::new(Word::Later, "", |_| bare(404, None));
         rig.submitted().receipted();
         Facts::new().commit(&*rig.disk, &Place::Jobs.file(MSGID, "cancel")).unwrap();
@@ -90,7 +95,7 @@ async fn a_job_that_is_cancelled_after_its_end_has_the_outcome_that_it_was_told(
             Writer::open(rig.disk.clone(), &dir, rig.keys.clone(), rig.stream(chan)).unwrap()
         };
         for chan in [Chan::STDOUT, Chan::STDERR].into_iter().take(outputs) {
-            writer(chan).end(EndKind::Eof).unwrap();
+            writer(chan).end(kind).unwrap();
         }
         let mut speaker = Speaker::new(writer(Chan::CONTROL));
         speaker.say(&Control::Close(Chan::STDIN)).unwrap();

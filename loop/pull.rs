@@ -6,7 +6,7 @@
 
 use crate::comm::Trouble;
 use spool::fs::{Error, Fs, Lock, Result};
-use spool::layout::{log_in, log_in_all, make_dirs};
+use spool::layout::{Place, log_in, log_in_all, make_dirs};
 use spool::log::{self, Copy, CopyError, WINDOW};
 use spool::name::{Chan, MsgId, Role};
 use spool::segment::{BadSegment, End, JobKeys, Stream};
@@ -158,8 +158,10 @@ impl Pull {
             }
             // Counters are spent: the next bytes need a copy that knows its place.
             Err(CopyError::Bad(_) | CopyError::Disk(_)) => {
-                // Something else may lie at the name of its directory by now.
-                make_dirs(&*self.fs, &self.dir)?;
+                // Something else may lie at the name of its directory by now. A job that was removed stays so.
+                if self.fs.is_dir(&Place::Jobs.dir(self.keys.msgid))? {
+                    make_dirs(&*self.fs, &self.dir)?;
+                }
                 self.copy = Copy::open(self.fs.clone(), &self.dir, self.keys.clone(), self.stream)?;
             }
             Err(CopyError::Broken { .. }) => {}
