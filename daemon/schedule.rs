@@ -18,12 +18,12 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-/// A directory that is at rest is looked at again after this, up to twice this: what was damaged
-/// in it wakes nobody. Where there are many, tombstones mostly, it takes longer.
+/// A directory that is at rest is looked at again after this, up to twice this: damage inside it
+/// wakes nobody. Where many directories are known, tombstones mostly, it takes longer.
 const REST: [u64; 2] = [45_000_000, 3_600_000_000];
-/// So much longer for each directory that is known: two of them are looked at in a second.
+/// The rest is this long for each directory that is known, so at most two are looked at in a second.
 const REST_EACH: u64 = 500_000;
-/// A live job likewise: its stream task reports by itself.
+/// A live job is looked at again after this, up to twice this: its stream task reports by itself.
 const LIVE: u64 = 30_000_000;
 /// A step that has not reported for this long counts as lost.
 const LOST: u64 = 120_000_000;

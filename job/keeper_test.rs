@@ -273,7 +273,7 @@ fn a_cancelled_command_is_asked_to_end() {
     saw_nothing(&rig);
 }
 
-/// Its command ran on for ever, and nobody was left to hear of it.
+/// The command of such a job ran on for ever, and nobody was left to hear of it.
 fn a_command_whose_job_is_over_is_ended() {
     let mut rig = Rig::new("touch ready; sleep 1000");
     let mut keeper = rig.keeper();

@@ -199,7 +199,7 @@ impl<N: Net> Job<N> {
         for chan in [Chan::STDOUT, Chan::STDERR] {
             let (dir, stream) = log(chan);
             let end = log::Copy::open(self.world.fs.clone(), &dir, keys.clone(), stream)?.end();
-            // What it said is no success of a command whose output broke off.
+            // A command whose output broke off has no success, whatever its EXIT says.
             if let (Some(Outcome::Exited(_) | Outcome::Signal(_)), Some(end)) = (&told, end)
                 && end.kind == EndKind::Aborted
             {

@@ -183,7 +183,7 @@ fn rest(peer: &Peer, jobs: usize) -> BTreeMap<String, usize> {
         let count = |name: &str| traces.get(name).copied().unwrap_or(0);
         (count("jobs/ID/over"), count("jobs/ID/acked"), count("rqueue/ID"), count("running/ID")) == (jobs, jobs, 0, 0)
             && !traces.keys().any(|name| name.contains("/.") || name.ends_with("/in") || name.ends_with("/why"))
-            // What is forgotten with a job's end goes after `over` has come.
+            // The message is removed a moment after `over` is made.
             && count("jobs/ID/message") == 0
     };
     wait_until("all jobs are over", || at_rest(&traces(peer)));

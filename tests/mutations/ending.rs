@@ -149,7 +149,7 @@ impl Round {
         });
         if let (Some(waited), Some(attached)) = (status, attached)
             && !judge::agree(waited, attached)
-            // What an old copy makes of a job is lost only when somebody looks.
+            // A job that an old copy put back may change its outcome between the two answers.
             && !self.may_rerun.contains(&id)
         {
             self.note(Promise::Agree, name, format!("netplumb wait: {waited}, plumb -attach: {attached}"));

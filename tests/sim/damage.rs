@@ -269,7 +269,7 @@ fn tell_some(what: &str, share: u64, disk: fn() -> SimDisk) {
     );
     let one = seeds(some.len() as u64);
     // A child that another test is just starting has for a moment the real locks that we hold, so a story that
-    // broke is told again: what the product does wrong it does each time.
+    // broke is told again: a fault of the product breaks it each time.
     let told_twice = |start| told(start, disk).and_then(|_| told(start, disk));
     all_kept(some[one.start as usize..one.end as usize].iter().filter_map(told_twice));
     println!("   in {:.1?}", begun.elapsed());

@@ -115,9 +115,9 @@ fn any_file_may_be_damaged_whatever_else_goes_wrong() {
     nothing_wrong("two damaged", Faults { damages: 2, crashes: 1, ..faults });
 }
 
-/// One file is removed, and another damaged. Beyond that nothing is promised: where two marks that
-/// prove the same are removed, or `run.started` is and the keeper dies before any output, nothing
-/// is left to tell by.
+/// A file is removed, and another damaged. Nothing is promised beyond that: where two marks are
+/// removed that prove the same, or `run.started` is and the keeper dies before any output, no
+/// evidence is left.
 ///
 /// `cargo test --release --test main -- --ignored --nocapture and_another_damaged`
 #[test]
